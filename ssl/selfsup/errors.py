@@ -1,0 +1,21 @@
+"""The one exception that reaches the user as a line instead of a traceback."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Something the user can mend. The message names the file or parameter and the remedy, in one line."""
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a `UserError`, and an operating-system error such as a full disk, into one line on stderr and exit 1."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        sys.exit(f"error: {error.strerror or error}{where}: free space or mend access, then run the same command again")

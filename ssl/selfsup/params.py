@@ -1,0 +1,276 @@
+"""`params.yaml` as strict, documented models: an unknown key, a wrong type or a value out of range is one clear line.
+
+Only the knobs of a method live elsewhere: each `methods/<name>.py` has its own `Params`, a subclass of `MethodParams`.
+Nothing here has a default: values live in `params.yaml` only. This module imports neither torch nor DVC.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+from selfsup.errors import UserError
+
+M = TypeVar("M", bound=BaseModel)
+Probability = Annotated[float, Field(ge=0, le=1)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+METHODS = Path(__file__).parent / "methods"
+PROTOCOLS = Path(__file__).parent / "evaluation"
+
+
+class Strict(BaseModel):
+    """A section of `params.yaml`: no unknown keys, no silent conversions, no changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Data(Strict):
+    """Where images come from and how they are cut into shards."""
+
+    source: Literal["digits", "image_folder", "torchvision", "webdataset"]
+    path: str | None  # folder or archive; shards: a path, URL or `pipe:` with {000..009} ranges
+    name: str | None  # class of torchvision.datasets, such as CIFAR10
+    labels: Literal["folder", "none"]  # `none` ignores the labels that a source has
+    image_size: Annotated[int, Field(ge=8, le=1024)]  # side of the square that the network sees, pixels
+    store_size: Annotated[int, Field(ge=8, le=2048)] | None  # side of the square decoded images are kept in
+    resize: Annotated[int, Field(ge=8)] | None  # longest side of the images written to shards; null keeps the bytes
+    validation: Annotated[float, Field(gt=0, lt=0.5)]  # share of the training images held out for choices
+    test: Annotated[float, Field(gt=0, lt=0.5)]  # share held out for the final figures when the source has no test
+    limit: PositiveInt | None  # use only so many training images, a seeded stratified draw
+    on_error: Literal["fail", "skip"]  # an unreadable file: stop and name it, or list it and go on
+    samples_per_shard: PositiveInt
+    verify: Literal["full", "size"]  # check shards by SHA-256 or only by size and count before use
+    cache: Literal["auto", "memory", "disk", "none"]  # where decoded images are kept
+
+    @model_validator(mode="after")
+    def _source_has_what_it_needs(self) -> "Data":
+        if self.source in ("image_folder", "webdataset") and self.path is None:
+            raise ValueError(f"data.path: source {self.source} needs a path")
+        if self.source == "torchvision" and self.name is None:
+            raise ValueError("data.name: source torchvision needs the name of a data set, such as CIFAR10")
+        return self
+
+
+class BackboneParams(Strict):
+    """One architecture: `resnet9` or any name timm knows."""
+
+    name: str
+    small_stem: bool  # 3x3 stride-1 first convolution, no max-pool: for images up to 64 px
+    options: dict[str, Any]  # passed to the network's constructor: `width`, `patch_size`, `depth`, ...
+
+
+class Backbones(Strict):
+    conv: BackboneParams
+    vit: BackboneParams
+
+
+class JitterParams(Strict):
+    """Colour jitter: each factor is drawn from [1 - s, 1 + s], hue from [-s, s] turns, in a random order per image."""
+
+    p: Probability
+    brightness: Annotated[float, Field(ge=0, le=1)]
+    contrast: Annotated[float, Field(ge=0, le=1)]
+    saturation: Annotated[float, Field(ge=0, le=1)]
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+
+
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+PairOfProbabilities = Annotated[list[Probability], Field(min_length=2, max_length=2)]
+
+
+class ViewsParams(Strict):
+    """The augmentations that every method shares, so that a comparison is of methods and not of augmentations."""
+
+    crop_scale: Pair  # share of the image's area that a crop covers
+    crop_ratio: Pair  # width / height of a crop before it is resized
+    flip: Probability  # left-right
+    jitter: JitterParams
+    grey: Probability
+    blur: PairOfProbabilities  # Gaussian blur, of the first view and of the second
+    blur_sigma: Pair  # pixels
+    solarize: PairOfProbabilities  # inversion of the pixels above one half, of the first view and of the second
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "ViewsParams":
+        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"views.{name}: needs 0 < low <= high, got [{low}, {high}]")
+        if self.crop_scale[1] > 1:
+            raise ValueError(f"views.crop_scale: a crop cannot cover more than the image, got {self.crop_scale[1]}")
+        return self
+
+
+class Pretrain(Strict):
+    """The budget, equal for every method and for the supervised baseline."""
+
+    epochs: PositiveInt
+    batch_size: Annotated[int, Field(ge=2)]  # images per optimiser step over all processes
+    warmup_epochs: NonNegativeFloat
+    precision: Literal["fp32", "bf16", "fp16"]
+    clip_grad_norm: PositiveFloat | None
+    compile: bool  # torch.compile the backbone: pays in long runs on a GPU
+    channels_last: bool
+    log_every: PositiveInt  # steps between two lines of curves and monitors
+    checkpoint_every: PositiveInt  # steps between two checkpoints; the end of an epoch has one too
+    knn_every: Annotated[int, Field(ge=0)]  # epochs between two kNN readings on the validation split; 0: never
+
+
+class SGD(Strict):
+    name: Literal["sgd"]
+    lr: PositiveFloat  # per 256 images
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegativeFloat
+
+
+class LARS(Strict):
+    """You et al. 2017, arXiv:1708.03888."""
+
+    name: Literal["lars"]
+    lr: PositiveFloat  # per 256 images
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NonNegativeFloat
+    trust_coefficient: PositiveFloat
+
+
+class AdamW(Strict):
+    name: Literal["adamw"]
+    lr: PositiveFloat  # per 256 images
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+    weight_decay: NonNegativeFloat
+
+
+OptimizerParams = Annotated[SGD | LARS | AdamW, Field(discriminator="name")]
+
+
+class MethodParams(Strict):
+    """What every block under `methods` has."""
+
+    backbone: Literal["conv", "vit"]
+    optimizer: OptimizerParams
+
+
+class HeadParams(Strict):
+    """A projector or predictor: `layers` linear layers, batch norm and ReLU between them; 0 layers is the identity."""
+
+    layers: Annotated[int, Field(ge=0, le=4)]
+    hidden: PositiveInt
+    out: PositiveInt
+
+
+class KNN(Strict):
+    k: Annotated[list[PositiveInt], Field(min_length=1)]  # each is reported; the headline k is chosen on validation
+    temperature: PositiveFloat
+
+
+class Linear(Strict):
+    c: Annotated[list[PositiveFloat], Field(min_length=1)]  # inverse regularisation, chosen on validation
+
+
+class FewLabel(Strict):
+    per_class: list[PositiveInt]  # labels a class
+    fraction: list[Annotated[float, Field(gt=0, le=1)]]  # stratified shares of the training labels
+    draws: Annotated[int, Field(ge=2)]
+    c: Annotated[list[PositiveFloat], Field(min_length=1)]
+
+
+class Evaluation(Strict):
+    protocols: Annotated[list[str], Field(min_length=1)]
+    knn: KNN
+    linear: Linear
+    few_label: FewLabel
+
+
+class Tracking(Strict):
+    enabled: bool
+    uri: str | None  # null: sqlite in the repository's root
+    experiment: Annotated[str, Field(min_length=1)]
+
+
+class Params(Strict):
+    """The whole of `params.yaml`."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    method: str
+    data: Data
+    backbones: Backbones
+    views: ViewsParams
+    pretrain: Pretrain
+    methods: dict[str, dict[str, Any]]
+    baselines: list[Literal["pixels", "random", "supervised"]]
+    evaluation: Evaluation
+    tracking: Tracking
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Params":
+        choose("method", self.method, known(METHODS))
+        choose("method", self.method, sorted(self.methods))
+        for protocol in self.evaluation.protocols:
+            choose("evaluation.protocols", protocol, sorted(set(Evaluation.model_fields) - {"protocols"}))
+        return self
+
+
+def known(folder: Path) -> list[str]:
+    """The names that a folder of the package offers: its public modules."""
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def choose(where: str, name: str, names: list[str]) -> str:
+    """Return `name` if it is one of `names`, else raise with the known names and the nearest one."""
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ValueError(f"{where}: unknown {name!r}{hint} Known: {', '.join(names)}".replace("?;", ";"))
+
+
+def _line(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
+    """The first failure of a validation as `where: what`, with the nearest known key for an unknown one."""
+    first = error.errors(include_url=False)[0]
+    steps = [str(step) for step in first["loc"] if step not in ("sgd", "lars", "adamw")]
+    where = ".".join([*([prefix] if prefix else []), *steps])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    match first["type"]:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(steps[-1], _keys(model, steps[:-1]), n=1)
+            what = "unknown parameter" + (f"; did you mean {near[0]}?" if near else "; remove it")
+        case "missing":
+            what = "missing parameter; add it"
+        case "value_error":
+            return f"{first['msg'].removeprefix('Value error, ')}{more}"
+        case _:
+            what = f"{first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+    return f"{where}: {what}{more}"
+
+
+def _keys(model: Any, steps: list[str]) -> list[str]:
+    """The keys that the section at `steps` may have."""
+    for step in steps:
+        field = getattr(model, "model_fields", {}).get(step)
+        model = field.annotation if field else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def parse(model: type[M], values: Any, prefix: str = "") -> M:
+    """Validate `values` as `model`. Raises `UserError` with one line that names the parameter."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"params.yaml: {_line(error, prefix, model)}") from None
+
+
+def load(path: Path | str = "params.yaml") -> Params:
+    """Read and validate `params.yaml` (YAML 1.2, so 1e-4 is a number). Raises `UserError`."""
+    try:
+        values = YAML(typ="safe", pure=True).load(Path(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run from the project's root") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}:{line} is not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    return parse(Params, values)

@@ -1,0 +1,119 @@
+"""The contract between a method and the training loop. The loop knows nothing else of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.params import ViewsParams
+from selfsup.views.draw import Draw
+
+Batch = Mapping[str, Tensor]
+"""`id` int64 [B], `image` uint8 [B 3 H W], `box` int64 [B 2] (valid height, width), `label` int64 [B] (-1: none)."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the run stands. `step` counts optimiser steps done, `steps` is their planned number."""
+
+    step: int
+    steps: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.steps_per_epoch
+
+    @property
+    def fraction(self) -> float:
+        """0 at the first step, 1 after the last."""
+        return self.step / self.steps
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a method may know of the run when it is built."""
+
+    samples: int  # training images
+    classes: int  # 0: no labels
+    image_size: int  # pixels
+    steps: int  # optimiser steps of the whole run
+    views: ViewsParams
+    backbone: Callable[[], nn.Module]  # a new backbone of the method's architecture, see `backbones.Backbone`
+
+
+@dataclass
+class Output:
+    """What `forward` returns."""
+
+    loss: Tensor  # []
+    logs: Mapping[str, Tensor] = field(default_factory=dict)  # scalars for the curves, detached
+    carry: Mapping[str, Tensor] = field(default_factory=dict)  # detached tensors for `after_step`
+    embeddings: Sequence[Tensor] = ()  # [N D] of the whole batch, one a view, detached: the monitors read them
+
+
+Schedule = Callable[[Progress], float]
+
+
+@dataclass
+class Group:
+    """Parameters that share schedules. `None` follows the run: `pretrain`'s warm-up and cosine, the set decay."""
+
+    params: list[nn.Parameter]
+    lr: Schedule | None = None
+    decay: Schedule | None = None
+
+
+class Task(nn.Module):
+    """A method: one module whose `forward` returns the loss. Every hook but `views` and `forward` may stay as it is.
+
+    Whatever a method carries from step to step (queue, centre, teacher) is a buffer or a parameter, so that model,
+    optimiser and step number are the whole state.
+    """
+
+    batch_coupled = False  # the loss mixes samples, so a batch cannot be cut into accumulated parts
+
+    backbone: nn.Module
+
+    def views(self, batch: Batch, draw: Draw) -> Any:
+        """Batched views on the batch's device, without gradient; all randomness comes from `draw`."""
+        raise NotImplementedError
+
+    def forward(self, views: Any, progress: Progress) -> Output:
+        """The loss of one step. Called once a step; changes no state but that of batch norm."""
+        raise NotImplementedError
+
+    def start_epoch(self, progress: Progress, sweep: Callable[[], Tensor]) -> None:
+        """Called before an epoch; `sweep()` gives the features of all samples in id order, on every process."""
+
+    def before_step(self, progress: Progress) -> None:
+        """Called after unscaling and clipping: set gradients to None to freeze parameters."""
+
+    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+        """Called after an optimiser step that was taken: momentum encoders, queues, centres."""
+
+    def groups(self) -> list[Group]:
+        """Parameters and their schedules. By default biases and the scales of norms are not decayed."""
+        return decayed_groups(self.named_parameters())
+
+    def encoder(self) -> nn.Module:
+        """What is exported and probed: images [B 3 H W] in 0..1 -> {"pooled": [B D], ...}."""
+        return self.backbone
+
+
+def decayed_groups(parameters: Iterator[tuple[str, nn.Parameter]], lr: Schedule | None = None) -> list[Group]:
+    """Two groups: weights, decayed, and everything with fewer than two dimensions, not decayed."""
+    trained = [parameter for _, parameter in parameters if parameter.requires_grad]
+    weights = [parameter for parameter in trained if parameter.ndim >= 2]
+    others = [parameter for parameter in trained if parameter.ndim < 2]
+    return [Group(weights, lr), Group(others, lr, decay=lambda _: 0.0)]
+
+
+@torch.no_grad()
+def freeze(module: nn.Module) -> nn.Module:
+    """Take a module out of the optimiser's sight: none of its parameters gets a gradient."""
+    return module.requires_grad_(False)

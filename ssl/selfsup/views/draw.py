@@ -1,0 +1,72 @@
+"""Randomness as a pure function of (seed, epoch, sample id, use): no generator, no state, the same on every device.
+
+The hash is splitmix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators", OOPSLA).
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+_GOLDEN, _MIX1, _MIX2 = (x - 2**64 for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64, whose own shift keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def splitmix64(x: Tensor) -> Tensor:
+    """Hash int64 to int64, a bijection; multiplication wraps modulo 2^64."""
+    x = x + _GOLDEN
+    x = (x ^ _shift(x, 30)) * _MIX1
+    x = (x ^ _shift(x, 27)) * _MIX2
+    return x ^ _shift(x, 31)
+
+
+class Draw:
+    """Random numbers of a batch of samples, one row a sample.
+
+    The same (seed, epoch, id, use) gives the same numbers whatever the batch, its order, the process or the device.
+    """
+
+    def __init__(self, seed: int, epoch: int, ids: Tensor):
+        """`ids` is int64 [B], the samples' numbers in the whole set."""
+        start = splitmix64(splitmix64(torch.full_like(ids, seed)) + epoch)
+        self.key = splitmix64(start + ids)  # [B]
+
+    def fork(self, use: str) -> Draw:
+        """Independent randomness of the same samples, such as that of a second view."""
+        child = object.__new__(Draw)
+        child.key = splitmix64(self.key ^ splitmix64(torch.full_like(self.key, zlib.crc32(use.encode()))))
+        return child
+
+    def bits(self, use: str, *shape: int) -> Tensor:
+        """Uniform int64 [B, *shape]."""
+        size = int(torch.tensor(shape).prod()) if shape else 1
+        index = torch.arange(size, device=self.key.device, dtype=torch.int64)
+        return splitmix64(self.fork(use).key[:, None] + index * _GOLDEN).view(len(self.key), *shape)
+
+    def uniform(self, use: str, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Uniform float32 [B, *shape] in [low, high)."""
+        unit = _shift(self.bits(use, *shape), 40).to(torch.float32) * 2.0**-24
+        return low + (high - low) * unit
+
+    def bernoulli(self, use: str, p: float, *shape: int) -> Tensor:
+        """Bool [B, *shape], true with probability p."""
+        return self.uniform(use, *shape) < p
+
+    def integers(self, use: str, high: int, *shape: int) -> Tensor:
+        """Uniform int64 [B, *shape] in [0, high)."""
+        return _shift(self.bits(use, *shape), 1) % high
+
+    def permutation(self, use: str, n: int) -> Tensor:
+        """A random order of 0..n-1 for every sample, int64 [B, n]."""
+        return self.bits(use, n).argsort(dim=1, stable=True)
+
+
+def epoch_order(seed: int, epoch: int, samples: int) -> Tensor:
+    """The order in which an epoch visits the samples: a permutation of 0..samples-1, int64 [samples]."""
+    return Draw(seed, epoch, torch.arange(samples)).fork("order").key.argsort(stable=True)
