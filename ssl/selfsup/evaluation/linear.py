@@ -1,0 +1,45 @@
+"""Linear probe: how well a linear classifier of all labels reads the classes from frozen features.
+
+Features are standardised by the training split. C is chosen on the validation split, the classifier is fitted again on
+training and validation images with it, and the test split is read once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from selfsup.evaluation import logistic
+from selfsup.evaluation.compare import standard_error
+from selfsup.evaluation.result import Result, Splits, labelled
+from selfsup.params import Linear
+
+FEATURES = logistic.FEATURES
+
+
+def run(features: Splits, labels: Splits, params: Linear, seed: int) -> Result:  # noqa: ARG001 nothing is drawn
+    """`metrics`: `top1` and its standard error, `mean_per_class`, the chosen `c`; `top5` with more than 5 classes."""
+    features, labels = labelled(features, labels)
+    standardise = logistic.Standardise(features.train)
+    train, validation = standardise(features.train), standardise(features.validation)
+    readings, converged = {}, True
+    for model, done in logistic.fits(train, labels.train, params.c):
+        readings[model.C] = logistic.accuracy(model, validation, labels.validation)
+        converged &= done
+    chosen = max(readings, key=lambda c: (readings[c], -c))  # equal readings: the stronger regularisation
+    joined, joined_labels = np.concatenate([train, validation]), np.concatenate([labels.train, labels.validation])
+    ((model, done),) = logistic.fits(joined, joined_labels, [chosen])
+    top = logistic.predict(model, standardise(features.test), top=5)
+    right = top[:, 0] == labels.test
+    per_class = [right[labels.test == c].mean() for c in np.unique(labels.test)]
+    metrics = {
+        "top1": float(right.mean()),
+        "top1_se": standard_error(right),
+        "mean_per_class": float(np.mean(per_class)),
+        "c": chosen,
+    }
+    outcomes = {"top1": right}
+    if len(model.classes_) > 5:
+        outcomes["top5"] = (top == labels.test[:, None]).any(axis=1)
+        metrics |= {"top5": float(outcomes["top5"].mean()), "top5_se": standard_error(outcomes["top5"])}
+    details = {"validation_top1": {f"c{c:g}": value for c, value in readings.items()}, "converged": converged and done}
+    return Result(metrics, outcomes, top[:, 0], details)
