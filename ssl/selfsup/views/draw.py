@@ -5,6 +5,8 @@ The hash is splitmix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom 
 
 from __future__ import annotations
 
+import functools
+import math
 import zlib
 
 import torch
@@ -26,6 +28,11 @@ def splitmix64(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+@functools.cache
+def _number(use: str) -> int:
+    return int(splitmix64(torch.tensor(zlib.crc32(use.encode()))))
+
+
 class Draw:
     """Random numbers of a batch of samples, one row a sample.
 
@@ -40,17 +47,22 @@ class Draw:
     def fork(self, use: str) -> Draw:
         """Independent randomness of the same samples, such as that of a second view."""
         child = object.__new__(Draw)
-        child.key = splitmix64(self.key ^ splitmix64(torch.full_like(self.key, zlib.crc32(use.encode()))))
+        child.key = splitmix64(self.key ^ _number(use))
         return child
+
+    def __getitem__(self, rows: slice | Tensor) -> Draw:
+        """The randomness of some of the samples."""
+        part = object.__new__(Draw)
+        part.key = self.key[rows]
+        return part
 
     def bits(self, use: str, *shape: int) -> Tensor:
         """Uniform int64 [B, *shape]."""
-        size = int(torch.tensor(shape).prod()) if shape else 1
-        index = torch.arange(size, device=self.key.device, dtype=torch.int64)
+        index = torch.arange(math.prod(shape), device=self.key.device, dtype=torch.int64)
         return splitmix64(self.fork(use).key[:, None] + index * _GOLDEN).view(len(self.key), *shape)
 
     def uniform(self, use: str, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Uniform float32 [B, *shape] in [low, high)."""
+        """Uniform float32 [B, *shape] in [low, high), one of 2^24 equally likely values."""
         unit = _shift(self.bits(use, *shape), 40).to(torch.float32) * 2.0**-24
         return low + (high - low) * unit
 
