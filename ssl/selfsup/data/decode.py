@@ -1,0 +1,147 @@
+"""The bytes of any image file that Pillow reads -> uint8 RGB pixels.
+
+Transparent images lie on white, EXIF orientation is applied, 16-bit and float images are scaled to 8 bits, and
+animations and multi-page files give their first frame.
+"""
+
+import io
+import re
+import warnings
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+VERSION = 1  # of the pixels that this file gives: decoded caches of another version are not used
+MAX_PIXELS = 20_000 * 20_000
+_SHRUNK_AS_THEY_ARE = ("L", "LA", "RGB", "RGBA", "CMYK")  # the mean of their values is the mean of their colours
+_TO_8_BITS = np.floor(np.arange(65536) * 255 / 65535 + 0.5).astype(np.uint8)
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses above twice that and warns above it, `_load` refuses above it
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damaged EXIF and the like: the pixels count
+
+
+class Unreadable(Exception):
+    """A file that is no image, is truncated or is too large. The message says which, without the file's name."""
+
+
+def extensions() -> frozenset[str]:
+    """Lower-case file name extensions, with the dot, of the image formats that Pillow decodes here."""
+    Image.init()
+    known = Image.registered_extensions().items()
+    return frozenset(extension for extension, name in known if name in Image.OPEN and not _is_stub(name))
+
+
+def _is_stub(name: str) -> bool:
+    """Formats that Pillow only recognises, such as HDF5 and MPEG: other programs' data among the images."""
+    factory = Image.OPEN[name][0]
+    return name == "MPEG" or (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
+
+
+def load(data: bytes, longest: int | None = None) -> Image.Image:
+    """Decode an image file to mode RGB, shrunk with antialiasing until no side exceeds `longest` pixels.
+
+    Raises `Unreadable`.
+    """
+    try:
+        return _load(data, longest)
+    except Image.DecompressionBombError as error:
+        raise Unreadable(f"more than {MAX_PIXELS:,} pixels, a decompression bomb?") from error
+    except Image.UnidentifiedImageError as error:
+        raise Unreadable("not an image" if data else "an empty file") from error
+    except MemoryError as error:
+        raise Unreadable("too large for the memory of this machine") from error
+    except Exception as error:  # damaged files make Pillow's plugins raise nearly anything
+        reason = re.sub(r"<[^>]* at 0x[0-9a-f]+>", "file", str(error)) or type(error).__name__
+        raise Unreadable(" ".join(reason.split())) from error
+
+
+def decode(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """An image file as a square, uint8 [3 size size], and its box: the valid (height, width) at the top-left corner.
+
+    Images larger than the square are shrunk with their aspect kept until the longer side is `size` pixels; smaller
+    ones stay as they are. Outside the box the square is 0. Raises `Unreadable`.
+    """
+    pixels = np.asarray(load(data, size))  # [h w 3]
+    height, width = pixels.shape[:2]
+    square = np.zeros((3, size, size), np.uint8)
+    square[:, :height, :width] = pixels.transpose(2, 0, 1)
+    return square, (height, width)
+
+
+def shrink(data: bytes, longest: int) -> tuple[bytes, str] | None:
+    """The file re-encoded with its longest side at `longest` pixels, and its extension; None when it is no larger.
+
+    JPEG stays JPEG, at quality 95; every other format becomes PNG. Raises `Unreadable`.
+    """
+    image = load(data, longest)  # also tells an unreadable file, whatever its size
+    with Image.open(io.BytesIO(data)) as original:
+        if max(original.size) <= longest:
+            return None
+        jpeg = original.format in ("JPEG", "MPO")
+        grey = original.mode in ("1", "L", "I", "F") or original.mode.startswith("I;16")
+    if grey:
+        image = image.convert("L")
+    return encode(image, "JPEG" if jpeg else "PNG"), ".jpg" if jpeg else ".png"
+
+
+def encode(image: Image.Image, format: str) -> bytes:
+    """An image as PNG or as JPEG of quality 95."""
+    file = io.BytesIO()
+    image.save(file, format, **({"quality": 95} if format == "JPEG" else {}))
+    return file.getvalue()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """An array, uint8 [H W] or [H W 3], as a PNG file."""
+    return encode(Image.fromarray(pixels), "PNG")
+
+
+def _load(data: bytes, longest: int | None) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        early = image.mode in _SHRUNK_AS_THEY_ARE and "transparency" not in image.info
+        if early:  # before anything else, so that JPEG decodes at a fraction of its size and little memory is used
+            _shrink(image, longest)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        rgb = _rgb(image)
+    if not early:
+        _shrink(rgb, longest)
+    return rgb
+
+
+def _shrink(image: Image.Image, longest: int | None) -> None:
+    if longest is not None and max(image.size) > longest:
+        image.thumbnail((longest, longest), Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image)
+        image = white
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_8_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of any range -> uint8.
+
+    Integers are 16-bit values, 0..65535. Floats are 0..1, 0..255 or 0..65535, the first of these that holds them all.
+    What lies outside all of these is stretched from its own least to its own greatest value.
+    """
+    if values.dtype == np.uint16 or values.dtype == np.dtype(">u2"):
+        return _TO_8_BITS[values]
+    values = np.nan_to_num(values, nan=0.0)
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535:
+        values, scale = (values - float(low)), 255 / (float(high) - float(low))
+    elif values.dtype.kind in "iu" or high > 255:
+        scale = 255 / 65535
+    else:
+        scale = 255.0 if high <= 1 else 1.0
+    return np.floor(values * scale + 0.5).astype(np.uint8)

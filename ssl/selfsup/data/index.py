@@ -1,0 +1,148 @@
+"""`index.json` of a folder of shards: what the shards hold, and whether they still hold it."""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from selfsup.errors import UserError
+from selfsup.params import Strict
+
+SCHEMA = 1
+_REMEDY = "run `dvc repro --force --single-item shard` to write the shards again"
+
+
+class File(Strict):
+    """A file beside the index."""
+
+    file: str  # path below the index's folder
+    bytes: int
+    sha256: str
+
+
+class Shard(File):
+    """A tar of samples and its table: arrays offset, size (int64, of the image's bytes in the tar), label, name."""
+
+    samples: int
+    table: File
+
+
+class Statistics(Strict):
+    """Of the training images' channels in 0..1, each image weighted equally."""
+
+    mean: list[float]
+    std: list[float]
+
+
+class Skipped(Strict):
+    """A source file that is in no shard."""
+
+    name: str
+    reason: str
+
+
+class Index(Strict):
+    """The whole of `index.json`."""
+
+    schema_version: int
+    source: str
+    seed: int
+    store_size: int  # pixels; the side of the squares in which the statistics were taken
+    classes: list[str]  # [] when unlabelled
+    statistics: Statistics
+    splits: dict[str, list[Shard]]
+    skipped_count: int
+    skipped: list[Skipped]
+    checksum: str = ""  # SHA-256 of all the rest, and so of the whole data set
+
+    def digest(self) -> str:
+        """What `checksum` should be."""
+        text = json.dumps(self.model_dump(exclude={"checksum"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def samples(self, split: str) -> int:
+        return sum(shard.samples for shard in self.splits[split])
+
+
+def describe(path: Path, root: Path) -> File:
+    """The entry of a file that was just written."""
+    return File(file=path.relative_to(root).as_posix(), bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_index(index: Index, folder: Path) -> Index:
+    """Write `index.json` with its checksum."""
+    index = index.model_copy(update={"checksum": index.digest()})
+    (folder / "index.json").write_text(json.dumps(index.model_dump(), indent=1) + "\n", encoding="utf-8")
+    return index
+
+
+def load_index(folder: Path | str) -> Index:
+    """Read `index.json`. Raises `UserError` when it is missing, damaged, edited or of another version."""
+    path = Path(folder) / "index.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict) and values.get("schema_version", SCHEMA) != SCHEMA:
+            raise UserError(f"{path}: written by another version of this project; {_REMEDY}")
+        index = Index.model_validate(values)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run `dvc repro shard` first") from None
+    except (ValidationError, ValueError):  # ValueError: not UTF-8, not JSON
+        raise UserError(f"{path}: damaged or edited; {_REMEDY}") from None
+    if index.checksum != index.digest():
+        raise UserError(f"{path}: edited since it was written, its checksum differs; {_REMEDY}")
+    return index
+
+
+def verify(folder: Path | str, level: str = "full", splits: list[str] | None = None) -> Index:
+    """Check the shards against the index: sizes and counts, and SHA-256 when `level` is `full`.
+
+    Raises `UserError` that names the first shard that differs: a tar cut between two members reads without error.
+    """
+    folder = Path(folder)
+    index = load_index(folder)
+    shards = [shard for split in splits or index.splits for shard in index.splits[split]]
+    for shard in shards:
+        for entry in (shard, shard.table):
+            _check_size(folder, entry)
+        _check_count(folder, shard)
+    if level == "full":
+        entries = [entry for shard in shards for entry in (shard, shard.table)]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            found = pool.map(lambda entry: sha256(folder / entry.file), entries)
+            for entry, digest in zip(entries, found, strict=True):
+                if digest != entry.sha256:
+                    raise UserError(f"{folder / entry.file}: its bytes changed, SHA-256 differs; {_REMEDY}")
+    return index
+
+
+def _check_size(folder: Path, entry: File) -> None:
+    path = folder / entry.file
+    size = path.stat().st_size if path.is_file() else None
+    if size is None:
+        raise UserError(f"{path}: missing; {_REMEDY}")
+    if size != entry.bytes:
+        raise UserError(f"{path}: {size} bytes instead of {entry.bytes}, cut short or edited; {_REMEDY}")
+
+
+def _check_count(folder: Path, shard: Shard) -> None:
+    table = load_table(folder / shard.table.file)
+    if len(table["offset"]) != shard.samples or (table["offset"] + table["size"]).max(initial=0) > shard.bytes:
+        raise UserError(f"{folder / shard.file}: does not fit its table of {shard.samples} samples; {_REMEDY}")
+
+
+def load_table(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Arrays of a shard's table, by default offset, size and label. Raises `UserError`."""
+    try:
+        with np.load(path) as table:
+            return {name: table[name] for name in names or ("offset", "size", "label")}
+    except Exception as error:  # zipfile, zlib and numpy each have their own errors for damaged bytes
+        raise UserError(f"{path}: damaged; {_REMEDY}") from error

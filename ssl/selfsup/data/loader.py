@@ -1,0 +1,136 @@
+"""Samples by number, and batches of them: the id of a sample is its place in its split."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfsup.data import decode
+from selfsup.data.decoded import Fetch, open_images
+from selfsup.data.index import Index, load_table, verify
+from selfsup.errors import UserError
+from selfsup.params import Data
+from selfsup.views.draw import epoch_order
+
+Batch = dict[str, Tensor]
+
+
+def open_split(folder: Path | str, name: str, data: Data) -> "Split":
+    """The split `name` (train, validation or test) of a folder of shards, verified as `data.verify` says.
+
+    Raises `UserError` that names the shard that is damaged.
+    """
+    return Split(Path(folder), verify(folder, data.verify, [name]), name, data)
+
+
+class Split:
+    """The samples of one split, numbered in the order of the shards. Images are decoded when first asked for."""
+
+    def __init__(self, folder: Path, index: Index, name: str, data: Data):
+        self.folder, self.name = folder, name
+        self.shards = index.splits[name]
+        self.size = data.store_size or data.image_size  # S, side of the squares, pixels
+        self.cache = data.cache
+        tables = [load_table(folder / shard.table.file) for shard in self.shards]
+        self.labels: np.ndarray = np.concatenate([table["label"] for table in tables])  # int64 [N], -1: none
+        self._offset = np.concatenate([table["offset"] for table in tables])
+        self._bytes = np.concatenate([table["size"] for table in tables])
+        self._shard = np.repeat(np.arange(len(tables)), [len(table["label"]) for table in tables])
+        self.samples = len(self.labels)
+        self.classes = index.classes
+        self.mean, self.std = index.statistics.mean, index.statistics.std  # of the training split, 0..1
+        self.checksum = index.checksum  # of the whole data set
+
+    def __len__(self) -> int:
+        return self.samples
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The source's file names."""
+        tables = (load_table(self.folder / shard.table.file, "name") for shard in self.shards)
+        return [name for table in tables for name in table["name"].tolist()]
+
+    def read(self, number: int) -> bytes:
+        """The stored file of a sample."""
+        with (self.folder / self.shards[self._shard[number]].file).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), int(self._bytes[number]), int(self._offset[number]))
+
+    def gather(self, ids: Tensor | np.ndarray | Sequence[int]) -> Batch:
+        """A batch on the CPU, in the order of `ids`, int64 [B].
+
+        Returns `id` int64 [B], `image` uint8 [B 3 S S], `box` int64 [B 2] (height and width of the image in the
+        square, at its top-left corner) and `label` int64 [B] (-1: none).
+        """
+        numbers = torch.as_tensor(ids, dtype=torch.int64)
+        image, box = self._fetch(numbers)
+        return {"id": numbers, "image": image, "box": box, "label": self._labels[numbers]}
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        return torch.from_numpy(self.labels)
+
+    @cached_property
+    def _fetch(self) -> Fetch:
+        return open_images(self.cache, self._cache_folder(), self.samples, self.size, self._decode)
+
+    def _cache_folder(self) -> Path:
+        """Decoded images depend on the shards' bytes, the size and the decoder, and are shared by what has the same."""
+        key = [str(decode.VERSION), str(self.size), *(shard.sha256 for shard in self.shards)]
+        digest = hashlib.sha256(" ".join(key).encode()).hexdigest()[:24]
+        return Path(os.environ.get("DVC_ROOT") or ".", ".cache", "decoded", digest, self.name)
+
+    def _decode(self, number: int) -> tuple[np.ndarray, tuple[int, int]]:
+        try:
+            return decode.decode(self.read(number), self.size)
+        except decode.Unreadable as error:  # readable when it was sharded
+            shard = self.folder / self.shards[self._shard[number]].file
+            raise UserError(f"{shard}: sample {number} of {self.name}: {error}; set data.verify: full") from None
+
+
+def train_batches(
+    split: Split, *, seed: int, batch_size: int, start_step: int, steps: int, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """This process's rows of the batches of steps `start_step` to `steps` - 1, one being read ahead.
+
+    The batch of a step, `batch_size` images over all `world` processes, is a function of (seed, step) alone: a slice of
+    the epoch's order. The images left over at the end of an epoch are dropped. Raises `UserError`.
+    """
+    if split.samples < batch_size:
+        raise UserError(f"pretrain.batch_size: {batch_size} is more than the {split.samples} training images; lower it")
+    if batch_size % world:
+        raise UserError(f"pretrain.batch_size: {batch_size} is not a multiple of the {world} processes; change either")
+    return _ahead(split, _train_ids(split.samples, seed, batch_size, range(start_step, steps), rank, world))
+
+
+def _train_ids(samples: int, seed: int, batch_size: int, steps: range, rank: int, world: int) -> Iterator[Tensor]:
+    steps_per_epoch, rows, known = samples // batch_size, batch_size // world, -1
+    for step in steps:
+        epoch, place = divmod(step, steps_per_epoch)
+        if epoch != known:
+            order, known = epoch_order(seed, epoch, samples), epoch
+        start = place * batch_size + rank * rows
+        yield order[start : start + rows]
+
+
+def ordered_batches(split: Split, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+    """Batches of the samples `start` to `stop` - 1 by id, one being read ahead; the last one may be short."""
+    end = split.samples if stop is None else stop
+    return _ahead(split, (torch.arange(i, min(i + batch_size, end)) for i in range(start, end, batch_size)))
+
+
+def _ahead(split: Split, batches: Iterator[Tensor]) -> Iterator[Batch]:
+    """Gather each batch in a background thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as pool:
+        first = next(batches, None)
+        coming = None if first is None else pool.submit(split.gather, first)
+        while coming is not None:
+            batch = coming.result()
+            ids = next(batches, None)
+            coming = None if ids is None else pool.submit(split.gather, ids)
+            yield batch

@@ -1,0 +1,180 @@
+"""The parallel part of sharding: jobs that each write one shard, and the pool that runs them.
+
+A shard is an uncompressed tar of `<number>.<extension>` (the file's own bytes) and, where labelled, `<number>.cls`.
+The table beside it has each image's offset in the tar, so that samples are read without parsing the tar.
+"""
+
+import io
+import multiprocessing
+import os
+import tarfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.synchronize import Event
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from selfsup.data import decode
+from selfsup.data.index import Shard, Skipped, describe
+from selfsup.data.sources import Samples
+from selfsup.errors import UserError
+from selfsup.params import Data
+
+
+@dataclass
+class Job:
+    """One shard to write: the samples of a split from its number `first` on."""
+
+    folder: Path
+    split: str
+    number: int
+    first: int
+    samples: Samples
+    data: Data
+
+
+@dataclass
+class Written:
+    """What came of a job. Sums are over images, of each channel's mean and mean square in 0..1, float64 [3]."""
+
+    shard: Shard | None = None  # None: every file was skipped
+    mean: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    square: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    labels: list[int] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+class _Worker:
+    """What every job of a process uses."""
+
+    read: Callable[[Any], bytes]
+    done: Any  # a shared counter of samples
+    stop: Event  # set when another job has failed
+
+
+def run(jobs: list[Job], read: Callable[[Any], bytes], processes: int) -> list[Written]:
+    """Write the shards in parallel and return the results in the order of the jobs, with a bar of samples done.
+
+    Raises `UserError` for an unreadable file and `OSError` for a full disk.
+    """
+    context = multiprocessing.get_context("spawn")
+    done, stop = context.Value("q", 0), context.Event()
+    setup: dict[str, Any] = {"initializer": _start, "initargs": (read, done, stop)}
+    processes = min(processes, len(jobs))
+    pool: Executor = (
+        ThreadPoolExecutor(1, **setup) if processes == 1 else ProcessPoolExecutor(processes, context, **setup)
+    )
+    with tqdm(total=sum(len(job.samples.names) for job in jobs), desc="shard", unit=" images") as bar:
+        try:
+            futures = [pool.submit(write_shard, job) for job in jobs]
+            pending: set[Future[Written]] = set(futures)
+            while pending:
+                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+                for future in finished:
+                    future.result()  # raises what the job raised
+                bar.update(done.value - bar.n)
+            return [future.result() for future in futures]
+        except BrokenProcessPool:
+            raise UserError(
+                "shard: a worker process was killed, probably for want of memory; free some memory"
+            ) from None
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _start(read: Callable[[Any], bytes], done: Any, stop: Event) -> None:
+    _Worker.read, _Worker.done, _Worker.stop = staticmethod(read), done, stop
+    if multiprocessing.parent_process():
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's processes would wait for ever for work of a parent that was killed."""
+    multiprocessing.parent_process().join()  # type: ignore[union-attr]
+    os._exit(1)
+
+
+def write_shard(job: Job) -> Written:
+    """Write one tar and its table. Raises `UserError`, and `OSError` with the file's name."""
+    path = job.folder / job.split / f"{job.number:06d}.tar"
+    try:
+        return _write(job, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _write(job: Job, path: Path) -> Written:
+    result, size = Written(), job.data.store_size or job.data.image_size
+    offsets, sizes, names = [], [], []
+    samples = job.samples
+    with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, name in enumerate(samples.names):
+            if _Worker.stop.is_set():
+                break
+            try:
+                data, extension = _image(samples.refs[number], name, job.data.resize)
+                square, (height, width) = decode.decode(data, size)
+            except decode.Unreadable as error:
+                if job.data.on_error == "fail":
+                    raise UserError(
+                        f"{_place(job.data, name)}: unreadable ({error}); mend or remove it, or set data.on_error: skip"
+                    ) from None
+                result.skipped.append(Skipped(name=name, reason=str(error)))
+            else:
+                label, key = int(samples.labels[number]), f"{job.first + number:09d}"
+                offsets.append(file.tell() + tarfile.BLOCKSIZE)
+                sizes.append(len(data))
+                names.append(name)
+                result.labels.append(label)
+                _add(tar, key + extension, data)
+                if label >= 0:
+                    _add(tar, key + ".cls", str(label).encode())
+                mean, square_mean = _moments(square[:, :height, :width])
+                result.mean += mean
+                result.square += square_mean
+            with _Worker.done.get_lock():
+                _Worker.done.value += 1
+    if not names:
+        path.unlink()
+        return result
+    table = path.with_suffix(".npz")
+    offset, length, labels = (np.array(values, np.int64) for values in (offsets, sizes, result.labels))
+    np.savez_compressed(table, offset=offset, size=length, label=labels, name=np.array(names))
+    tar_entry, table_entry = describe(path, job.folder), describe(table, job.folder)
+    result.shard = Shard(**tar_entry.model_dump(), samples=len(names), table=table_entry)
+    return result
+
+
+def _image(ref: Any, name: str, longest: int | None) -> tuple[bytes, str]:
+    """The bytes to store and their extension."""
+    try:
+        data = _Worker.read(ref)
+    except OSError as error:
+        raise decode.Unreadable(error.strerror or str(error)) from error
+    smaller = decode.shrink(data, longest) if longest else None
+    return smaller or (data, PurePosixPath(name).suffix.lower())
+
+
+def _place(data: Data, name: str) -> str:
+    return str(Path(data.path, name)) if data.source == "image_folder" and data.path else f"{data.source}: {name}"
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a member whose header holds nothing of this machine: no time, owner or group."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o644
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _moments(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and mean square of each channel in 0..1, float64 [3]; sums are of integers, so exact. uint8 [3 H W]."""
+    values = pixels.reshape(3, -1).astype(np.uint32)
+    total, squares = values.sum(1, dtype=np.uint64), (values * values).sum(1, dtype=np.uint64)
+    return total / (255 * values.shape[1]), squares / (255**2 * values.shape[1])

@@ -1,0 +1,24 @@
+"""Write the images of `data.source` as checked, reproducible WebDataset shards in data/shards."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
+
+from selfsup import params
+from selfsup.data.shards import write
+from selfsup.errors import one_line_errors
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    with one_line_errors():
+        values = params.load()
+        index = write(values.data, values.seed, "data/shards")
+        counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
+        print(f"{counts} images; {len(index.classes)} classes; {index.skipped_count} skipped")
+
+
+if __name__ == "__main__":
+    main()
