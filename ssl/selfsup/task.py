@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from selfsup.params import ViewsParams
@@ -111,9 +110,3 @@ def decayed_groups(parameters: Iterator[tuple[str, nn.Parameter]], lr: Schedule 
     weights = [parameter for parameter in trained if parameter.ndim >= 2]
     others = [parameter for parameter in trained if parameter.ndim < 2]
     return [Group(weights, lr), Group(others, lr, decay=lambda _: 0.0)]
-
-
-@torch.no_grad()
-def freeze(module: nn.Module) -> nn.Module:
-    """Take a module out of the optimiser's sight: none of its parameters gets a gradient."""
-    return module.requires_grad_(False)

@@ -1,0 +1,139 @@
+"""Backbones: ResNet-9, or any network of timm, with a small-image stem as a switch; how they leave the project."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.errors import UserError
+from selfsup.nn.positions import sincos_positions
+from selfsup.params import BackboneParams
+
+
+def _convolution(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential:
+    layers = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.body = nn.Sequential(_convolution(width, width), _convolution(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class ResNet9(nn.Module):
+    """The nine-layer residual network of the DAWNBench races, for images of 24 to 96 px (Page 2018), without its head.
+
+    Eight convolutions here; the ninth layer is the classifier of whoever uses it. Features: 8 `width` channels.
+    """
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.num_features = 8 * width
+        self.layers = nn.Sequential(
+            _convolution(3, width),
+            _convolution(width, 2 * width, pool=True),
+            _Residual(2 * width),
+            _convolution(2 * width, 4 * width, pool=True),
+            _convolution(4 * width, 8 * width, pool=True),
+            _Residual(8 * width),
+        )
+
+    def forward_features(self, x: Tensor) -> Tensor:  # [B 3 H W] -> [B 8*width H/8 W/8]
+        return self.layers(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = True) -> Tensor:  # noqa: ARG002, timm's signature
+        return x.mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:  # [B 3 H W] -> [B 8*width]
+        return self.forward_head(self.forward_features(x))
+
+
+class Backbone(nn.Module):
+    """A network without classifier, and the normalisation of its input.
+
+    `forward` maps images [B 3 H W] in 0..1 to {"pooled": [B width]} with the features before pooling beside it:
+    "map" [B C h w] of a convolutional network or "tokens" [B L C] of a transformer.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.net = net
+        self.width: int = net.num_features  # type: ignore[assignment]
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.net.forward_features(self.normalize(images))  # type: ignore[operator]
+        pooled = self.net.forward_head(features, pre_logits=True)  # type: ignore[operator]
+        return {"pooled": pooled, "tokens" if features.ndim == 3 else "map": features}
+
+
+def timm_arguments(params: BackboneParams, image_size: int) -> dict:
+    """The arguments with which `timm.create_model(params.name, ...)` builds the network, small stem aside."""
+    import timm  # late: two seconds to import
+
+    if params.name not in timm.list_models():
+        near = difflib.get_close_matches(params.name, ["resnet9", *timm.list_models()], n=3)
+        raise UserError(f"backbones: timm has no {params.name!r}; near: {', '.join(near) or 'resnet9, resnet18'}")
+    arguments = {"num_classes": 0, **params.options}
+    if timm.models.model_entrypoint(params.name).__module__.endswith("vision_transformer"):
+        arguments = {"img_size": image_size, **arguments}
+    return arguments
+
+
+def build_backbone(params: BackboneParams, image_size: int, mean: Sequence[float], std: Sequence[float]) -> Backbone:
+    """A backbone with fresh weights from torch's generator. Raises `UserError` for an unknown name or option."""
+    try:
+        if params.name == "resnet9":
+            return Backbone(ResNet9(**params.options), mean, std)
+        import timm
+
+        net = timm.create_model(params.name, **timm_arguments(params, image_size))
+    except (TypeError, AssertionError, ValueError) as error:
+        raise UserError(f"backbones: {params.name} cannot be built with options {params.options}: {error}") from None
+    if params.small_stem:
+        _shrink_stem(net, params.name)
+    _fix_positions(net)
+    return Backbone(net, mean, std)
+
+
+def _shrink_stem(net: nn.Module, name: str) -> None:
+    """Replace a ResNet's 7x7 stride-2 convolution and its max-pool, which leave little of an image of 32 px."""
+    stem = getattr(net, "conv1", None)
+    if not isinstance(stem, nn.Conv2d) or not hasattr(net, "maxpool"):
+        raise UserError(f"backbones: small_stem is for timm's ResNets; set small_stem: false for {name}")
+    net.conv1 = nn.Conv2d(3, stem.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.maxpool = nn.Identity()
+
+
+@torch.no_grad()
+def _fix_positions(net: nn.Module) -> None:
+    """Give a vision transformer fixed two-dimensional sine-cosine positions (as MAE and MoCo v3 do)."""
+    positions, embed = getattr(net, "pos_embed", None), getattr(net, "patch_embed", None)
+    if isinstance(positions, nn.Parameter) and positions.ndim == 3 and embed is not None:
+        height, width = embed.grid_size  # type: ignore[misc]
+        prefix = positions.shape[1] - height * width  # the class token has no position
+        positions.zero_()
+        positions[0, prefix:] = sincos_positions(height, width, positions.shape[2])
+        positions.requires_grad_(False)
+
+
+class Pixels(nn.Module):
+    """The identity as an encoder: an image's pixels are its features. [B 3 S S] -> {"pooled": [B 3*S*S]}"""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return {"pooled": images.flatten(1)}

@@ -1,0 +1,112 @@
+"""From images to features: the encoder in evaluation mode on the centre view of every image, over all processes."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from selfsup.data.loader import Split, ordered_batches
+from selfsup.nn.distributed import rank, sum_over_ranks, world
+from selfsup.views.recipe import centre_view
+
+BATCH = 256
+SPLITS = ("train", "validation", "test")
+
+
+def share(samples: int) -> tuple[int, int]:
+    """The rows [start, stop) that this process encodes."""
+    count = world()
+    return (samples * rank() + count - 1) // count, (samples * (rank() + 1) + count - 1) // count
+
+
+@torch.no_grad()
+def encoded(encoder: nn.Module, split: Split, device: torch.device, size: int) -> Iterator[tuple[int, Tensor]]:
+    """This process's share of the pooled features, batch by batch, as (first row, [B D])."""
+    training = encoder.training
+    encoder.eval()
+    start, stop = share(split.samples)
+    for batch in ordered_batches(split, BATCH, start, stop):
+        on_device = {name: x.to(device, non_blocking=True) for name, x in batch.items()}
+        yield start, encoder(centre_view(on_device, size))["pooled"]
+        start += len(batch["id"])
+    encoder.train(training)
+
+
+def encode(encoder: nn.Module, split: Split, device: torch.device, size: int) -> Tensor:
+    """Pooled features of the whole split in id order, on every process. [N D]"""
+    out: Tensor | None = None
+    for first, pooled in encoded(encoder, split, device, size):
+        if out is None:
+            out = pooled.new_zeros(split.samples, pooled.shape[1])
+        out[first : first + len(pooled)] = pooled
+    if out is None:
+        raise ValueError(f"{split.samples} samples are too few for {world()} processes")
+    return sum_over_ranks(out)
+
+
+def write_features(encoder: nn.Module, split: Split, device: torch.device, size: int, path: Path, title: str) -> None:
+    """Write the pooled features of a split as float32 [N D] to the `.npy` file `path`, in parts: memory stays bounded."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array: np.memmap | None = None
+    bar = tqdm(total=split.samples, unit="img", unit_scale=True, desc=title, disable=rank() != 0, mininterval=1.0)
+    for first, pooled in encoded(encoder, split, device, size):
+        if array is None:
+            array = _shared_array(path, split.samples, pooled.shape[1])
+        array[first : first + len(pooled)] = pooled.float().cpu().numpy()
+        bar.update(len(pooled) * world())
+    bar.close()
+    if array is None:
+        _shared_array(path, split.samples, 0)
+    else:
+        array.flush()
+    if world() > 1:
+        torch.distributed.barrier()
+
+
+def _shared_array(path: Path, rows: int, width: int) -> np.memmap:
+    """One file that all processes write their own rows of; the first process lays it out."""
+    if rank() == 0:
+        np.lib.format.open_memmap(path, "w+", np.float32, (rows, width)).flush()
+    if world() > 1:
+        torch.distributed.barrier()
+    return np.lib.format.open_memmap(path, "r+")
+
+
+def write_feature_set(
+    encoder: nn.Module, splits: dict[str, Split], device: torch.device, size: int, folder: Path, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Features of all splits and their `meta.json` in `folder`; returns what the meta file says."""
+    start = time.monotonic()
+    for name, split in splits.items():
+        write_features(encoder, split, device, size, folder / f"{name}.npy", f"features {folder.name} {name}")
+    seconds = time.monotonic() - start
+    images = sum(split.samples for split in splits.values())
+    width = int(np.load(folder / "train.npy", mmap_mode="r").shape[1])
+    meta = facts | {"width": width, "seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
+    if rank() == 0:
+        (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+    return meta
+
+
+@torch.no_grad()
+def embed(
+    encoder: nn.Module, split: Split, device: torch.device, size: int, most: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pooled features and labels of the first `most` images that have a label, on this process alone. [n D], [n]"""
+    features, labels, count = [], [], 0
+    for batch in ordered_batches(split, BATCH):
+        kept = batch["label"] >= 0
+        if kept.any():
+            on_device = {name: x[kept].to(device, non_blocking=True) for name, x in batch.items()}
+            features.append(encoder(centre_view(on_device, size))["pooled"].float().cpu().numpy())
+            labels.append(batch["label"][kept].numpy())
+        count += int(kept.sum())
+        if count >= most:
+            break
+    return np.concatenate(features)[:most], np.concatenate(labels)[:most]

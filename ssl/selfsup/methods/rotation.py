@@ -1,0 +1,47 @@
+"""RotNet: tell by how much an image was turned.
+
+Gidaris, Singh & Komodakis 2018, "Unsupervised Representation Learning by Predicting Image Rotations",
+arXiv:1803.07728. Every image of the batch is seen in all K rotations (equation 3); chance is 1 / K.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfsup.nn.distributed import gather
+from selfsup.params import MethodParams
+from selfsup.task import Batch, Facts, Output, Progress, Task
+from selfsup.views.draw import Draw
+from selfsup.views.ops import rotate_eighths
+from selfsup.views.recipe import crop_view
+
+
+class Params(MethodParams):
+    rotations: Literal[2, 4, 8]  # K: multiples of 180, 90 (exact) or 45 degrees
+
+
+class Rotation(Task):
+    def __init__(self, params: Params, facts: Facts):
+        super().__init__()
+        self.recipe, self.size = facts.views, facts.image_size
+        self.backbone = facts.backbone()
+        self.classifier = nn.Linear(self.backbone.width, params.rotations)
+        self.rotations = params.rotations
+
+    def views(self, batch: Batch, draw: Draw) -> Tensor:
+        x = crop_view(batch, draw, self.recipe, self.size)  # [B 3 S S]
+        if self.rotations == 8:
+            turned = [rotate_eighths(x, torch.full((len(x),), k, device=x.device)) for k in range(8)]
+        else:
+            turned = [torch.rot90(x, k * 4 // self.rotations, (2, 3)) for k in range(self.rotations)]
+        return torch.cat(turned)  # [K*B 3 S S], rotation by rotation
+
+    def forward(self, views: Tensor, progress: Progress) -> Output:
+        h = self.backbone(views)["pooled"]  # [K*B width]
+        y = torch.arange(self.rotations, device=h.device).repeat_interleave(len(h) // self.rotations)  # [K*B]
+        logits = self.classifier(h)
+        loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), y)
+        upright = h[: len(h) // self.rotations].detach()
+        return Output(loss, {"accuracy": (logits.argmax(1) == y).float().mean()}, embeddings=[gather(upright)])

@@ -1,0 +1,53 @@
+"""Supervised learning: the baseline that a representation is held against, trained under the same budget.
+
+Cross-entropy of a linear classifier on the pooled features. Samples without label (-1) do not count.
+"""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+
+from selfsup.errors import UserError
+from selfsup.nn.distributed import gather, sum_over_ranks, world
+from selfsup.params import MethodParams
+from selfsup.task import Batch, Facts, Output, Progress, Task
+from selfsup.views.draw import Draw
+from selfsup.views.recipe import crop_view
+
+
+class Params(MethodParams):
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+
+
+def labelled_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:  # [n K], [n] -> []
+    """Cross-entropy, mean over the labelled rows of all ranks; 0 when there are none."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    total = F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
+    count = sum_over_ranks((labels >= 0).sum().to(total.dtype))
+    return total * world() / count.clamp(min=1)  # the mean over ranks of this is total / count
+
+
+class Supervised(Task):
+    def __init__(self, params: Params, facts: Facts):
+        super().__init__()
+        if not facts.classes:
+            raise UserError("supervised: the data has no labels; sort images into class folders, or choose a method")
+        self.recipe, self.size = facts.views, facts.image_size
+        self.backbone = facts.backbone()
+        self.classifier = nn.Linear(self.backbone.width, facts.classes)
+        self.smoothing = params.label_smoothing
+
+    def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
+        return crop_view(batch, draw, self.recipe, self.size), batch["label"]
+
+    def forward(self, views: tuple[Tensor, Tensor], progress: Progress) -> Output:
+        images, labels = views
+        h = self.backbone(images)["pooled"]
+        logits = self.classifier(h)
+        right = (logits.argmax(1) == labels)[labels >= 0].float().mean()
+        loss = labelled_cross_entropy(logits, labels, self.smoothing)
+        return Output(loss, logs={"accuracy": right.detach()}, embeddings=[gather(h.detach())])

@@ -1,0 +1,67 @@
+"""The collectives that make the batch global, with their true gradients.
+
+Every rank differentiates its own loss and `DistributedDataParallel` averages: the quantity that is minimised is the mean
+over ranks of the losses. A backward pass therefore sums what all ranks say about a shared tensor, and the average gives
+exactly the gradient of one process that holds the whole batch, whether each rank computes the loss of the gathered batch
+or only that of its own rows.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> int:
+    """The number of processes, 1 when not distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, 0 when not distributed."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        ctx.rows = len(x)
+        parts = [torch.empty_like(x) for _ in range(world())]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)  # every rank's loss depends on these rows
+        return gradient[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # noqa: ARG004
+        x = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all ranks in rank order, which is the order of the global batch, with gradient. [n ...] -> [n * world ...]"""
+    return x if world() == 1 else _Gather.apply(x)
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of `x` over ranks, with gradient."""
+    return x if world() == 1 else _Sum.apply(x)
+
+
+@torch.no_grad()
+def mean_over_ranks(x: Tensor) -> Tensor:
+    """The mean of `x` over ranks, without gradient."""
+    return x if world() == 1 else sum_over_ranks(x) / world()

@@ -1,0 +1,24 @@
+"""The momentum encoder: a slowly moving copy of a network that gets no gradient."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+
+def target_of(module: nn.Module) -> nn.Module:
+    """A copy of `module` that gets no gradient, the start of a momentum encoder."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def ema_update(target: nn.Module, online: nn.Module, m: float) -> None:
+    """xi <- m xi + (1 - m) theta for every parameter; batch norm's statistics stay the target's own."""
+    for xi, theta in zip(target.parameters(), online.parameters(), strict=True):
+        xi.lerp_(theta, 1 - m)
+
+
+def cosine_momentum(base: float, fraction: float) -> float:
+    """m rises from `base` at fraction 0 of the run to 1 at its end: 1 - (1 - base) (cos(pi k / K) + 1) / 2 (BYOL, 3.3)."""
+    return 1 - (1 - base) * (math.cos(math.pi * fraction) + 1) / 2

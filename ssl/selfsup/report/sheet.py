@@ -1,0 +1,41 @@
+"""A picture of what a method sees: a few images and their views, drawn again from three numbers."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from selfsup.data.loader import Split
+from selfsup.task import Task
+from selfsup.views.draw import Draw
+from selfsup.views.recipe import centre_view
+
+IMAGES, MOST_VIEWS, TILE = 8, 8, 64
+
+
+def pictures(views: Any, size: int) -> Iterator[Tensor]:
+    """Every tensor in `views` that is a batch of images [n 3 S S]."""
+    if isinstance(views, Tensor):
+        if views.ndim == 4 and views.shape[1] == 3 and views.shape[3] <= size:
+            yield views
+    elif isinstance(views, list | tuple):
+        for part in views:
+            yield from pictures(part, size)
+
+
+@torch.no_grad()
+def views_sheet(task: Task, split: Split, seed: int) -> Image.Image:
+    """A column an image: the image itself on top, below it the views that `task` makes of it in epoch 0."""
+    ids = torch.arange(min(IMAGES, split.samples))
+    batch = split.gather(ids)
+    size = task.size  # type: ignore[attr-defined]
+    rows = [centre_view(batch, size)]
+    for images in pictures(task.views(batch, Draw(seed, 0, ids)), size):  # type: ignore[arg-type]
+        rows += images.split(len(ids))
+    sheet = torch.stack(rows[: 1 + MOST_VIEWS]).clamp(0, 1)  # [R n 3 S S]
+    r, n, _, height, width = sheet.shape
+    pixels = sheet.permute(0, 3, 1, 4, 2).reshape(r * height, n * width, 3).mul(255).round().byte()
+    scale = max(1, TILE // size)
+    return Image.fromarray(pixels.numpy()).resize((n * width * scale, r * height * scale), Image.Resampling.NEAREST)

@@ -1,0 +1,41 @@
+"""From `params.yaml` and the data to a task ready to train, with weights that depend on the seed alone."""
+
+import torch
+
+from selfsup import methods
+from selfsup.backbones import Backbone, build_backbone
+from selfsup.data.loader import Split
+from selfsup.errors import UserError
+from selfsup.params import MethodParams, Params, parse
+from selfsup.task import Facts, Task
+from selfsup.training.loop import planned_steps
+
+
+def method_params(params: Params, name: str) -> MethodParams:
+    """The block `methods.<name>`, validated by the method's own `Params`."""
+    model, _ = methods.find(name)
+    if name not in params.methods:
+        raise UserError(f"params.yaml: methods.{name}: missing block; add it")
+    return parse(model, params.methods[name], prefix=f"methods.{name}")
+
+
+def fresh_backbone(params: Params, architecture: str, split: Split) -> Backbone:
+    """The backbone `backbones.<architecture>` with new weights from torch's generator."""
+    chosen = getattr(params.backbones, architecture)
+    return build_backbone(chosen, params.data.image_size, split.mean, split.std)
+
+
+def build_task(params: Params, name: str, architecture: str, split: Split) -> Task:
+    """The method `name` on the backbone `architecture`; `split` is the training split. Seeds torch's generator."""
+    block = method_params(params, name)
+    _, task = methods.find(name)
+    facts = Facts(
+        samples=split.samples,
+        classes=len(split.classes),
+        image_size=params.data.image_size,
+        steps=planned_steps(split.samples, params.pretrain),
+        views=params.views,
+        backbone=lambda: fresh_backbone(params, architecture, split),
+    )
+    torch.manual_seed(params.seed)
+    return task(block, facts)  # type: ignore[call-arg, arg-type]

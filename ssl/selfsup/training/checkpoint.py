@@ -1,0 +1,52 @@
+"""Checkpoints that survive a kill, a full disk and a flipped bit: written aside, hashed, renamed; the last two are kept."""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfsup.errors import UserError
+
+KEEP = 2
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _all(folder: Path) -> list[Path]:
+    """Checkpoints, newest first. Their names hold the step and the first 16 digits of the SHA-256."""
+    return sorted(folder.glob("step-*.pt"), reverse=True)
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write `state` atomically. Raises `UserError` when the disk is full; earlier checkpoints stay as they were."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / "checkpoint.part"
+    try:
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(folder / f"step-{step:09d}-{_digest(part)[:16]}.pt")
+    except (OSError, RuntimeError) as error:  # torch wraps a failed write in a RuntimeError
+        part.unlink(missing_ok=True)
+        raise UserError(
+            f"{folder}: checkpoint of step {step} could not be written ({error}); the one before is intact: "
+            "free some space and run the same command again"
+        ) from error
+    for old in _all(folder)[KEEP:]:
+        old.unlink()
+
+
+def load(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint whose checksum holds, or None. A damaged one is named on stderr and passed over."""
+    for path in _all(folder):
+        if path.stem.endswith(_digest(path)[:16]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+        print(f"warning: {path} is damaged (its checksum differs); using the one before", file=sys.stderr)
+    return None

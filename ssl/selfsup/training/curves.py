@@ -1,0 +1,37 @@
+"""The curves of a run: rows of numbers that survive a kill, and the CSV that `dvc plots` draws."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class Curves:
+    """Rows kept on disk, one JSON object a line, cut back to the step that a run goes on from."""
+
+    def __init__(self, path: Path, step: int):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.rows: list[dict[str, float]] = []
+        if step and path.exists():
+            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]  # the last may be cut
+            self.rows = [row for row in map(json.loads, lines) if row["step"] <= step]
+        self._file = path.open("w", buffering=1)
+        self._file.writelines(json.dumps(row) + "\n" for row in self.rows)
+
+    def add(self, row: Mapping[str, float]) -> None:
+        self.rows.append(dict(row))
+        self._file.write(json.dumps(row) + "\n")
+
+    def close(self) -> list[dict[str, float]]:
+        self._file.close()
+        return self.rows
+
+
+def write_csv(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Write rows as CSV with the union of their columns in order of appearance; a missing value is an empty cell."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

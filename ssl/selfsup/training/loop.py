@@ -1,0 +1,261 @@
+"""The training loop: the same for every method, on one process or many.
+
+The state of a run is model + optimiser + step; everything random is a function of (seed, epoch or step, sample). A run
+that is killed and started again therefore ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from selfsup.data.loader import Split, train_batches
+from selfsup.errors import UserError
+from selfsup.nn.batchnorm import globalise
+from selfsup.nn.distributed import mean_over_ranks, rank, world
+from selfsup.params import LARS, SGD, AdamW, Pretrain
+from selfsup.task import Output, Progress, Task
+from selfsup.training import checkpoint, monitors
+from selfsup.training.curves import Curves
+from selfsup.training.optimizers import apply_schedules, build_optimizer
+from selfsup.training.schedule import warmup_cosine
+from selfsup.views.draw import Draw, splitmix64
+
+
+@dataclass
+class Plan:
+    """Everything the loop needs beside the method and the data."""
+
+    seed: int
+    pretrain: Pretrain
+    optimizer: SGD | LARS | AdamW
+    resume: Path  # folder of the checkpoints of exactly this run
+    title: str = "pretrain"
+    log: Callable[[Mapping[str, float], int], None] = lambda row, step: None  # such as a tracker's
+    probe: Callable[[nn.Module], Mapping[str, float]] | None = None  # every `knn_every` epochs, on the first process
+
+
+@dataclass
+class Result:
+    """What a run leaves beside its weights."""
+
+    steps: int
+    seconds: float  # of training, over all restarts
+    images_per_second: float
+    rows: list[dict[str, float]] = field(default_factory=list)  # the curves
+    alarm: str | None = None
+    skipped: int = 0  # steps skipped for fp16 overflow
+
+
+def planned_steps(samples: int, pretrain: Pretrain) -> int:
+    """Optimiser steps of the whole run; the last, incomplete batch of an epoch is dropped."""
+    return pretrain.epochs * (samples // pretrain.batch_size)
+
+
+def reseed(seed: int, step: int) -> None:
+    """Torch's own generator (dropout) becomes a function of seed, step and rank."""
+    key = splitmix64(splitmix64(torch.tensor([seed])) + (step << 20) + rank())
+    torch.manual_seed(int(key) & (2**63 - 1))
+
+
+def make_accelerator(precision: str) -> Any:
+    """Accelerate's handle on devices, processes and precision."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("pretrain.precision: fp16 needs a CUDA device; use fp32 or bf16 here")
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision={"fp32": "no"}.get(precision, precision),
+        # every rank holds the same buffers by construction, or a method's own
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+
+
+def sweep(task: Task, split: Split, device: torch.device, size: int) -> Tensor:
+    """Pooled features of all training samples in id order, on every process. [N D]"""
+    from selfsup.evaluation.extraction import encode  # late: only methods that look at the whole set need it
+
+    return encode(task.encoder(), split, device, size)
+
+
+def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
+    """Train `task` on `split`, going on from the newest checkpoint in `plan.resume`.
+
+    Raises `UserError` when the loss is not finite, the batch does not divide among processes, or there are fewer images
+    than a batch.
+    """
+    settings, start = plan.pretrain, time.monotonic()
+    if settings.batch_size % world():
+        raise UserError(f"pretrain.batch_size: {settings.batch_size} does not divide among {world()} processes")
+    accelerator = make_accelerator(settings.precision)
+    device = accelerator.device
+    globalise(task, device).to(device)
+    if settings.channels_last:
+        task.to(memory_format=torch.channels_last)
+    per_epoch = split.samples // settings.batch_size
+    steps = planned_steps(split.samples, settings)
+    peak = plan.optimizer.lr * settings.batch_size / 256
+    optimizer = build_optimizer(task.groups(), plan.optimizer, warmup_cosine(peak, settings.warmup_epochs * per_epoch))
+    state = checkpoint.load(plan.resume) or {"step": 0, "seconds": 0.0, "skipped": 0}
+    if state["step"]:
+        task.load_state_dict(state["task"])
+        optimizer.load_state_dict(strip_schedules(state["optimizer"], optimizer))
+    if settings.compile:
+        task.backbone.compile()
+    model, optimizer = accelerator.prepare(task, optimizer)
+    if accelerator.scaler is not None and "scaler" in state:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    curves = Curves(plan.resume / "curves.csv", state["step"]) if rank() == 0 else None
+    first, skipped, bad = state["step"], state["skipped"], torch.full((), -1, device=device)
+    task.train()
+
+    batches = train_batches(
+        split,
+        seed=plan.seed,
+        batch_size=settings.batch_size,
+        start_step=first,
+        steps=steps,
+        rank=rank(),
+        world=world(),
+    )
+    bar = tqdm(
+        total=steps * settings.batch_size,
+        initial=first * settings.batch_size,
+        unit="img",
+        unit_scale=True,
+        desc=plan.title,
+        disable=rank() != 0,
+        mininterval=1.0,
+    )
+    for step, batch in enumerate(batches, start=first):
+        progress = Progress(step, steps, per_epoch)
+        if step % per_epoch == 0:
+            task.start_epoch(progress, lambda: sweep(task, split, device, size))
+        reseed(plan.seed, step)
+        draw = Draw(plan.seed, progress.epoch, batch["id"])  # on the CPU, so that the device's queue never waits
+        batch = {name: x.to(device, non_blocking=True) for name, x in batch.items()}
+        with torch.no_grad():
+            views = task.views(batch, draw)
+        output: Output = model(views, progress)
+        accelerator.backward(output.loss)
+        bad = torch.where((bad < 0) & ~output.loss.detach().isfinite(), step, bad)
+        norm = clip(accelerator, task, settings.clip_grad_norm)
+        logging = step % settings.log_every == 0 or step + 1 == steps
+        layers = layer_norms(task) if logging else {}
+        task.before_step(progress)
+        lr = apply_schedules(optimizer, plan.optimizer, progress)
+        optimizer.step()
+        if accelerator.optimizer_step_was_skipped:
+            skipped += 1
+        else:
+            task.after_step(output.carry, progress)
+        optimizer.zero_grad(set_to_none=True)
+
+        done = Progress(step + 1, steps, per_epoch)
+        end_of_epoch = done.step % per_epoch == 0
+        saving = done.step % settings.checkpoint_every == 0 or end_of_epoch
+        row: dict[str, float] = {}
+        if logging:
+            row = reading(output, layers, norm) | {"lr": lr}
+            bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
+        if logging or saving:
+            stop_if_not_finite(bad, batch["id"], step, plan.resume)
+        if plan.probe and settings.knn_every and end_of_epoch and done.epoch % settings.knn_every == 0:
+            row |= in_eval_mode(task, plan.probe, accelerator)
+        if curves is not None and row:
+            curves.add({"step": done.step, "epoch": done.step / per_epoch} | row)
+            plan.log(row, done.step)
+        if saving:
+            seconds = state["seconds"] + time.monotonic() - start
+            save(plan.resume, task, optimizer, accelerator, {"step": done.step, "seconds": seconds, "skipped": skipped})
+        bar.update(settings.batch_size)
+    bar.close()
+    seconds = state["seconds"] + time.monotonic() - start
+    rows = curves.close() if curves is not None else []
+    return Result(
+        steps=steps,
+        seconds=seconds,
+        images_per_second=(steps - first) * settings.batch_size / max(time.monotonic() - start, 1e-9),
+        rows=rows,
+        alarm=monitors.alarm(rows),
+        skipped=skipped,
+    )
+
+
+def clip(accelerator: Any, task: Task, limit: float | None) -> Tensor | None:
+    """Unscale, then clip the global gradient norm to `limit`; the norm before clipping."""
+    if limit is None:
+        accelerator.unscale_gradients()
+        return None
+    return accelerator.clip_grad_norm_(task.parameters(), limit)
+
+
+@torch.no_grad()
+def layer_norms(task: Task) -> dict[str, Tensor]:
+    """Gradient norms of the whole and of the backbone's first and last weight: a network that stops learning shows here."""
+    gradients = [p.grad for p in task.parameters() if p.grad is not None]
+    weights = [p.grad for p in task.backbone.parameters() if p.grad is not None and p.ndim >= 2]
+    out = {"grad_norm": torch.stack([g.norm() for g in gradients]).norm()} if gradients else {}
+    return out | ({"grad_norm_first": weights[0].norm(), "grad_norm_last": weights[-1].norm()} if weights else {})
+
+
+def reading(output: Output, layers: Mapping[str, Tensor], norm: Tensor | None) -> dict[str, float]:
+    """One row of the curves. Losses and logs are means over processes; embeddings already are those of all."""
+    local = {"loss": output.loss.detach(), **output.logs}
+    shared = mean_over_ranks(torch.stack([value.detach().double() for value in local.values()]))
+    row = dict(zip(local, shared.tolist(), strict=True))
+    row |= {name: value.item() for name, value in (dict(layers) | monitors.read(output.embeddings)).items()}
+    return row | ({} if norm is None else {"grad_norm": float(norm)})
+
+
+def stop_if_not_finite(bad: Tensor, ids: Tensor, step: int, resume: Path) -> None:
+    """Stop before a bad state is saved. Reading `bad` is the only synchronisation with the device."""
+    worst = bad.clone()
+    if world() > 1:
+        torch.distributed.all_reduce(worst, torch.distributed.ReduceOp.MAX)
+    if worst < 0:
+        return
+    if rank():
+        raise SystemExit(1)  # the first process says it
+    where = f"images {ids[:8].tolist()}..." if int(bad) == step else "see the curves"
+    kept = max((path.name for path in resume.glob("step-*.pt")), default="none")
+    raise UserError(
+        f"the loss is not finite at step {int(worst)} ({where}); last good checkpoint: {kept}. "
+        "Lower the method's optimizer.lr, set pretrain.clip_grad_norm, or use precision fp32"
+    )
+
+
+def in_eval_mode(task: Task, probe: Callable, accelerator: Any) -> dict[str, float]:
+    """The probe's reading on the first process, while the others wait."""
+    task.eval()
+    values = dict(probe(task.encoder())) if rank() == 0 else {}
+    task.train()
+    accelerator.wait_for_everyone()
+    return values
+
+
+def save(folder: Path, task: Task, optimizer: Optimizer, accelerator: Any, numbers: dict[str, Any]) -> None:
+    """Write a checkpoint on the first process; the others wait, so that none runs ahead of what is on disk."""
+    if rank() == 0:
+        plain = optimizer.state_dict()
+        for group in plain["param_groups"]:
+            del group["lr_schedule"], group["decay_schedule"]
+        scaler = {} if accelerator.scaler is None else {"scaler": accelerator.scaler.state_dict()}
+        checkpoint.save(folder, numbers["step"], {"task": task.state_dict(), "optimizer": plain, **scaler, **numbers})
+    accelerator.wait_for_everyone()
+
+
+def strip_schedules(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """A saved optimiser state with this run's schedules, which are functions and were not saved."""
+    for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        group["lr_schedule"], group["decay_schedule"] = own["lr_schedule"], own["decay_schedule"]
+    return saved

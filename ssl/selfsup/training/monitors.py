@@ -1,0 +1,73 @@
+"""Monitors that need no labels, and the alarm they raise when a representation collapses."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROWS = 1024  # enough for a reading, cheap beside a step
+
+
+def rank_me(z: Tensor) -> Tensor:  # [N D] -> []
+    """Effective rank: exp of the entropy of the normalised singular values (Garrido et al. 2023, arXiv:2210.02885)."""
+    p = torch.linalg.svdvals(z)
+    p = p / p.sum().clamp(min=1e-12) + 1e-7
+    return (-(p * p.log()).sum()).exp()
+
+
+def spread(z: Tensor) -> Tensor:  # [N D] -> []
+    """Mean over dimensions of the deviation of l2-normalised rows, times sqrt(D): 1 when isotropic, 0 when collapsed."""
+    return F.normalize(z, dim=1).std(0).mean() * math.sqrt(z.shape[1])
+
+
+def uniformity(z: Tensor, t: float = 2.0) -> Tensor:  # [N D] -> []
+    """log E exp(-t |z_i - z_j|^2) over pairs of different normalised rows (Wang & Isola 2020, arXiv:2005.10242)."""
+    return torch.pdist(F.normalize(z, dim=1)).square().mul(-t).exp().mean().log()
+
+
+def alignment(a: Tensor, b: Tensor) -> Tensor:  # [N D], [N D] -> []
+    """E |a_i - b_i|^2 over positive pairs of normalised rows (ibid.)."""
+    return (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
+
+
+@torch.no_grad()
+def read(embeddings: Sequence[Tensor]) -> dict[str, Tensor]:
+    """All monitors of one step's embeddings, [N D] a view: of the first view alone, and of the first pair."""
+    if not embeddings or len(embeddings[0]) < 2:
+        return {}
+    a = embeddings[0][:ROWS].float()
+    out = {"spread": spread(a), "rank_me": rank_me(a), "uniformity": uniformity(a)}
+    if len(embeddings) > 1:
+        b = embeddings[1][:ROWS].float()
+        s = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T  # [n n]
+        positive = s.diagonal()
+        hardest = s.masked_fill(torch.eye(len(s), dtype=torch.bool, device=s.device), -1).max(1).values
+        out |= {
+            "alignment": alignment(a, b),
+            "positive_similarity": positive.mean(),
+            "hardest_negative_similarity": hardest.mean(),
+        }
+    return out
+
+
+def alarm(rows: Sequence[Mapping[str, float]]) -> str | None:
+    """A plain sentence when the last readings say that the representation collapsed, else None."""
+    last = [row for row in rows if "spread" in row][-3:]
+    if len(last) < 3:
+        return None
+    spread_now = max(row["spread"] for row in last)
+    rank_now = max(row["rank_me"] for row in last)
+    if spread_now < 0.1:
+        return (
+            f"collapsed: the normalised embeddings' deviation is {spread_now:.3f} of an isotropic one's (all images "
+            "look alike to the network). Likely causes: no stop-gradient or predictor, a learning rate or momentum "
+            "far off, views so strong that nothing is left to agree on"
+        )
+    if rank_now < 2:
+        return (
+            f"dimensional collapse: the embeddings' effective rank is {rank_now:.1f}. Likely causes: a learning rate "
+            "too high, no batch norm in the projector, a temperature too high"
+        )
+    return None

@@ -1,0 +1,136 @@
+"""One training run of a stage: its resume folder, its lock, its kNN probe and what it tells the tracker."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from selfsup.data.loader import Split, open_split
+from selfsup.errors import UserError
+from selfsup.nn.distributed import rank
+from selfsup.params import Data, Params
+from selfsup.task import Task
+from selfsup.training.build import build_task, method_params
+from selfsup.training.loop import Plan, Result, train
+
+PACKAGE = Path(__file__).parent.parent
+BANK = 20_000  # images that the kNN probe compares with, at most
+
+
+def open_splits(data: Data, folder: Path | str = "data/shards", verified: bool = False) -> dict[str, Split]:
+    """All splits by name, verified as `data.verify` says, or by size alone when another process just did."""
+    if verified:
+        data = data.model_copy(update={"verify": "size"})
+    return {name: open_split(folder, name, data) for name in ("train", "validation", "test")}
+
+
+def code_checksum(method: str) -> str:
+    """SHA-256 of the code that decides a run's weights: a checkpoint of other code is not resumed."""
+    parts = [path for name in ("data", "views", "nn", "training") for path in sorted((PACKAGE / name).glob("*.py"))]
+    parts += [PACKAGE / "backbones.py", PACKAGE / "task.py", PACKAGE / "methods" / f"{method}.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()
+
+
+def resume_folder(root: Path, stage: str, params: Params, method: str, checksum: str) -> Path:
+    """Where exactly this run keeps its checkpoints: the same for the same parameters, data and code, on any hardware."""
+    values = {
+        "seed": params.seed,
+        "method": method,
+        "block": params.methods[method],
+        "data": [checksum, params.data.image_size, params.data.store_size],
+        "code": code_checksum(method),
+        **{name: getattr(params, name).model_dump() for name in ("backbones", "views", "pretrain")},
+    }
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return root / ".resume" / f"{stage}-{digest[:16]}"
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which ends with the process. Raises `UserError` when another process has it."""
+    from filelock import FileLock, Timeout
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder}: another process trains exactly this configuration; wait for it to end") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def knn_probe(params: Params, train_split: Split, validation: Split) -> Callable[[nn.Module], Mapping[str, float]]:
+    """A reading of kNN accuracy on the validation split against (at most `BANK`) training images."""
+
+    def probe(encoder: nn.Module) -> dict[str, float]:
+        from selfsup.evaluation.extraction import embed  # late: faiss is needed only here
+        from selfsup.evaluation.knn import knn_accuracy
+
+        device = next(encoder.parameters()).device
+        bank, bank_labels = embed(encoder, train_split, device, params.data.image_size, BANK)
+        queries, labels = embed(encoder, validation, device, params.data.image_size, BANK)
+        k = min(20, len(bank))
+        return {"knn_validation": knn_accuracy(bank, bank_labels, queries, labels, k, params.evaluation.knn.temperature)}
+
+    return probe
+
+
+def run(
+    params: Params,
+    method: str,
+    architecture: str,
+    splits: Mapping[str, Split],
+    resume: Path,
+    title: str,
+    log: Callable[[Mapping[str, float], int], None],
+) -> tuple[Task, Result]:
+    """Build `method` and train it; the checkpoints stay in `resume` until `finished`."""
+    split = splits["train"]
+    task = build_task(params, method, architecture, split)
+    labelled = bool(split.classes) and (splits["validation"].labels >= 0).any()
+    plan = Plan(
+        seed=params.seed,
+        pretrain=params.pretrain,
+        optimizer=method_params(params, method).optimizer,
+        resume=resume,
+        title=title,
+        log=log,
+        probe=knn_probe(params, split, splits["validation"]) if labelled else None,
+    )
+    return task, train(task, split, params.data.image_size, plan)
+
+
+def finished(resume: Path) -> None:
+    """The outs are written: the checkpoints have served."""
+    if rank() == 0:
+        shutil.rmtree(resume, ignore_errors=True)
+
+
+def summary(task: Task, result: Result, method: str, architecture: str, params: Params) -> dict:
+    """What `metrics/*.json` says of a training run."""
+    from selfsup.nn.distributed import world
+
+    last = {name: round(value, 6) for name, value in (result.rows[-1] if result.rows else {}).items()}
+    return {
+        "method": method,
+        "backbone": architecture,
+        "epochs": params.pretrain.epochs,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "images_per_second": round(result.images_per_second, 1),
+        "parameters": sum(p.numel() for p in task.encoder().parameters()),
+        "world_size": world(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "skipped_steps": result.skipped,
+        "alarm": result.alarm,
+        "loss": last.pop("loss", None),
+        "last": {name: value for name, value in last.items() if name not in ("step", "epoch", "lr")},
+    }

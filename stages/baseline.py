@@ -1,0 +1,111 @@
+"""What a method is held against, independent of the method: pixels, random weights and supervised training.
+
+`baseline.py pixels` writes features/baselines/pixels; `baseline.py conv` and `baseline.py vit` train the supervised
+baseline of that architecture under pretraining's budget and write features/baselines/<architecture>/{random,supervised}
+and metrics/baselines/<architecture>.json.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
+
+import launch
+from selfsup.errors import one_line_errors
+from selfsup.params import load
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("baseline", choices=["pixels", "conv", "vit"])
+    chosen = parser.parse_args().baseline
+    params = load()
+    count = 1 if chosen == "pixels" else launch.processes()
+    from selfsup.training import session
+
+    worker = launch.inside()
+    splits = session.open_splits(params.data, verified=worker)
+    resume = session.resume_folder(launch.ROOT, f"baseline-{chosen}", params, "supervised", splits["train"].checksum)
+    if chosen == "pixels":
+        pixels(params, splits)
+    elif worker:
+        work(params, chosen, splits, resume, count)
+    else:
+        launch.check_devices(count)
+        with session.owned(resume):
+            if count > 1:
+                launch.relaunch(count)
+            work(params, chosen, splits, resume, count)
+
+
+def skipped(folder: Path, reason: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "meta.json").write_text(json.dumps({"skipped": reason}) + "\n")
+    print(f"{folder}: skipped, {reason}")
+
+
+def pixels(params, splits) -> None:
+    import torch
+
+    from selfsup.backbones import Pixels
+    from selfsup.evaluation.extraction import write_feature_set
+
+    folder = Path("features/baselines/pixels")
+    if "pixels" not in params.baselines:
+        return skipped(folder, "not in params.yaml's baselines")
+    write_feature_set(Pixels(), splits, torch.device("cpu"), params.data.image_size, folder, {"method": "pixels"})
+
+
+def work(params, architecture: str, splits, resume: Path, count: int) -> None:
+    launch.stop_on_sigterm()
+    import torch
+
+    from selfsup import tracking
+    from selfsup.evaluation.extraction import write_feature_set
+    from selfsup.training import session
+    from selfsup.training.build import fresh_backbone
+    from selfsup.training.curves import write_csv
+    from selfsup.training.loop import make_accelerator
+
+    accelerator = make_accelerator(params.pretrain.precision)
+    launch.assert_world(count)
+    device, size, chief = accelerator.device, params.data.image_size, accelerator.is_main_process
+    folder, metrics, rows = Path("features/baselines") / architecture, {}, []
+    if "random" in params.baselines:
+        torch.manual_seed(params.seed)
+        encoder = fresh_backbone(params, architecture, splits["train"]).to(device)
+        facts = {"method": "random", "backbone": architecture}
+        write_feature_set(encoder, splits, device, size, folder / "random", facts)
+    elif chief:
+        skipped(folder / "random", "not in params.yaml's baselines")
+    reason = None
+    if "supervised" not in params.baselines:
+        reason = "not in params.yaml's baselines"
+    elif not splits["train"].classes:
+        reason = "the data has no labels"
+    if reason is None:
+        title = f"supervised {architecture}"
+        values = params.model_dump(include={"seed", "data", "backbones", "views", "pretrain"})
+        values["methods"] = {"supervised": params.methods["supervised"]}
+        with tracking.single(
+            params.tracking, f"baseline {architecture}", enabled=chief, values=values, checksum=splits["train"].checksum
+        ) as run:
+            task, result = session.run(params, "supervised", architecture, splits, resume, title, run.metrics)
+            facts = {"method": "supervised", "backbone": architecture, "epochs": params.pretrain.epochs}
+            encoder = task.eval().encoder().to(device)
+            write_feature_set(encoder, splits, device, size, folder / "supervised", facts)
+        metrics, rows = session.summary(task, result, "supervised", architecture, params), result.rows
+    elif chief:
+        skipped(folder / "supervised", reason)
+    if chief:
+        write_csv(rows, Path(f"plots/baselines/{architecture}.csv"))
+        Path("metrics/baselines").mkdir(parents=True, exist_ok=True)
+        Path(f"metrics/baselines/{architecture}.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    session.finished(resume)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

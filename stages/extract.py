@@ -1,0 +1,56 @@
+"""Features of every split from the pretrained backbone: features/pretrained, metrics/extract.json."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
+
+import launch
+from selfsup.errors import one_line_errors
+from selfsup.params import load
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    params, count = load(), launch.processes()
+    if not launch.inside() and count > 1:
+        launch.check_devices(count)
+        launch.relaunch(count)
+    launch.stop_on_sigterm()
+    work(params, count)
+
+
+def work(params, count: int) -> None:
+    from safetensors.torch import load_file
+
+    from selfsup import tracking
+    from selfsup.evaluation.extraction import write_feature_set
+    from selfsup.evaluation.label_free import label_free
+    from selfsup.training.build import build_task, method_params
+    from selfsup.training.loop import make_accelerator
+    from selfsup.training.session import open_splits
+
+    accelerator = make_accelerator("fp32")
+    launch.assert_world(count)
+    splits = open_splits(params.data)
+    architecture = method_params(params, params.method).backbone
+    task = build_task(params, params.method, architecture, splits["train"])
+    task.load_state_dict(load_file("models/pretrained/task.safetensors"))
+    encoder = task.encoder().to(accelerator.device)
+    facts = {"method": params.method, "backbone": architecture, "epochs": params.pretrain.epochs}
+    with tracking.nested(params.tracking, "extract", enabled=accelerator.is_main_process) as run:
+        folder = Path("features/pretrained")
+        meta = write_feature_set(encoder, splits, accelerator.device, params.data.image_size, folder, facts)
+        if accelerator.is_main_process:
+            metrics = {"images_per_second": meta["images_per_second"], "test": label_free(folder / "test.npy")}
+            Path("metrics").mkdir(exist_ok=True)
+            Path("metrics/extract.json").write_text(json.dumps(metrics, indent=2) + "\n")
+            run.metrics(tracking.flat_numbers(metrics), 0)
+            print(f"features: {meta['width']} numbers an image, {meta['images_per_second']:.0f} images/s")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,90 @@
+"""Start a stage on NPROC processes through Accelerate, and keep its last word to one line.
+
+NPROC=2 dvc repro                  two processes, on GPUs when there are, else on CPUs
+ACCELERATE_ARGS="--num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1 --main_process_port 29500" NPROC=16 ...
+                                   this host's part of a run over several hosts; NPROC counts the processes of all
+"""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from selfsup.errors import UserError
+
+_INSIDE = "SELFSUP_STDERR"
+
+
+def processes() -> int:
+    """NPROC from the environment, checked. Raises `UserError`."""
+    text = os.environ.get("NPROC", "1")
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"NPROC={text}: must be a whole number from 1")
+    return int(text)
+
+
+def check_devices(count: int) -> None:
+    """Refuse more processes than CUDA devices; without CUDA, processes share the CPUs."""
+    import torch
+
+    devices = torch.cuda.device_count()
+    if 0 < devices < count and "--num_machines" not in os.environ.get("ACCELERATE_ARGS", ""):
+        raise UserError(f"NPROC={count}: only {devices} CUDA devices are present; set NPROC={devices}")
+
+
+def inside() -> bool:
+    """True in a worker process. Also lets the worker speak on the stage's own stderr, not the launcher's."""
+    if _INSIDE not in os.environ:
+        return False
+    try:
+        os.dup2(os.open(os.environ[_INSIDE], os.O_WRONLY | os.O_APPEND), 2)
+    except OSError:
+        pass  # no /proc: the launcher's stderr will do
+    return True
+
+
+def relaunch(count: int) -> None:
+    """Run this very command on `count` processes and exit with its status."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    extra = shlex.split(os.environ.get("ACCELERATE_ARGS", ""))
+    if "--main_process_port" not in extra:
+        extra += ["--main_process_port", str(port)]
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
+    launcher += ["--num_processes", str(count), "--mixed_precision", "no", "--dynamo_backend", "no", *extra]
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    with tempfile.TemporaryFile() as noise:
+        environment = os.environ | {_INSIDE: f"/proc/{os.getpid()}/fd/2", "OMP_NUM_THREADS": threads}
+        child = subprocess.Popen([*launcher, *sys.argv], env=environment, stderr=noise)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda received, _: child.send_signal(received))
+        status = child.wait()
+        if status not in (0, 1):  # a worker that ends with 1 has said why
+            noise.seek(0)
+            print(noise.read().decode(errors="replace")[-4000:], file=sys.stderr)
+    sys.exit(1 if status else 0)
+
+
+def stop_on_sigterm() -> None:
+    """Let a polite kill end the run like Ctrl-C does: clean-up runs, the tracker says KILLED."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def assert_world(count: int) -> None:
+    """A launcher that silently starts one process must not pass unnoticed."""
+    from selfsup.nn.distributed import world
+
+    if world() != count:
+        raise UserError(f"NPROC={count} was asked for but {world()} processes run; see ACCELERATE_ARGS")
+
+
+ROOT = Path(os.environ.get("DVC_ROOT", "."))

@@ -1,0 +1,71 @@
+"""Pretrain the backbone with the chosen method: models/pretrained, models/backbone, metrics/pretrain.json, plots/pretrain.csv."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
+
+import launch
+from selfsup.errors import one_line_errors
+from selfsup.params import load
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    params, count = load(), launch.processes()
+    from selfsup.training import session
+    from selfsup.training.build import method_params
+
+    architecture = method_params(params, params.method).backbone
+    worker = launch.inside()
+    splits = session.open_splits(params.data, verified=worker)
+    resume = session.resume_folder(launch.ROOT, "pretrain", params, params.method, splits["train"].checksum)
+    if worker:
+        work(params, architecture, splits, resume, count)
+        return
+    launch.check_devices(count)
+    with session.owned(resume):
+        if count > 1:
+            launch.relaunch(count)
+        work(params, architecture, splits, resume, count)
+
+
+def work(params, architecture: str, splits, resume: Path, count: int) -> None:
+    launch.stop_on_sigterm()
+    from safetensors.torch import save_file
+
+    from selfsup import tracking
+    from selfsup.export import export_backbone
+    from selfsup.training import session
+    from selfsup.training.curves import write_csv
+    from selfsup.training.loop import make_accelerator
+
+    accelerator = make_accelerator(params.pretrain.precision)
+    launch.assert_world(count)
+    chief = accelerator.is_main_process
+    with tracking.pipeline(params, resume, enabled=chief, checksum=splits["train"].checksum) as run:
+        task, result = session.run(params, params.method, architecture, splits, resume, params.method, run.metrics)
+        if not chief:
+            return
+        metrics = session.summary(task, result, params.method, architecture, params)
+        folder = Path("models/pretrained")
+        folder.mkdir(parents=True, exist_ok=True)
+        task = task.eval().cpu()
+        save_file({name: x.contiguous() for name, x in task.state_dict().items()}, folder / "task.safetensors")
+        export_backbone(task.encoder(), getattr(params.backbones, architecture), params.data.image_size, Path("models/backbone"))
+        write_csv(result.rows, Path("plots/pretrain.csv"))
+        Path("metrics").mkdir(exist_ok=True)
+        Path("metrics/pretrain.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        (folder / "run.json").write_text(json.dumps({"parent": run.parent, "run": run.id}) + "\n")
+        run.artifact("models/backbone")
+    session.finished(resume)
+    if result.alarm:
+        print(f"ALARM: {result.alarm}", file=sys.stderr)
+    print(f"{params.method}: {metrics['steps']} steps, loss {metrics['loss']:.4f}, {metrics['images_per_second']:.0f} images/s")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -1,0 +1,41 @@
+"""Data that several tests share, written once a session."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selfsup.data.shards import write
+from tests.helpers import params
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    """The embedded digits."""
+    folder = tmp_path_factory.mktemp("digits") / "shards"
+    write(params(data__cache="none").data, 0, folder, processes=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hundred(tmp_path_factory) -> Path:
+    """A hundred labelled training images or so: three steps of 32."""
+    folder = tmp_path_factory.mktemp("hundred") / "shards"
+    write(params(data__limit=120).data, 0, folder, processes=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unlabelled_shards(tmp_path_factory) -> Path:
+    """Forty images in one folder, without classes."""
+    root = tmp_path_factory.mktemp("unlabelled")
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir()
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(root / "images" / f"{i}.png")
+    write(params(data__source="image_folder", data__path=str(root / "images")).data, 0, root / "shards", processes=1)
+    return root / "shards"

@@ -1,0 +1,87 @@
+"""Training runs that the contract tests start in processes of their own."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from selfsup.params import SGD
+from selfsup.task import Task
+from selfsup.training.build import build_task, method_params
+from selfsup.training.loop import Plan, train
+from selfsup.training.session import open_splits
+from tests.helpers import small
+
+
+def doubled(value: Any) -> Any:
+    """Views in float64."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    return type(value)(doubled(part) for part in value) if isinstance(value, list | tuple) else value
+
+
+def build(method: str, shards: Path, double: bool, **overrides: Any) -> tuple[Task, Any, Any]:
+    params = small(method=method, **overrides)
+    split = open_splits(params.data, shards, verified=True)["train"]
+    task = build_task(params, method, method_params(params, method).backbone, split)
+    if double:
+        task = task.double()
+        views = task.views
+        task.views = lambda batch, draw: doubled(views(batch, draw))
+    return task, split, params
+
+
+def state(task: nn.Module) -> dict[str, Tensor]:
+    return {name: x.detach().clone().contiguous() for name, x in task.state_dict().items()}
+
+
+def steps_in_float64(methods: list[str], shards: Path, resume: Path, sabotage: str = "") -> dict[str, dict[str, Tensor]]:
+    """Three optimiser steps with momentum of every method, through the real loop, in float64."""
+    if sabotage == "gather":
+        import selfsup.methods.simclr as simclr
+        from selfsup.nn.distributed import gather
+
+        real = gather
+        simclr.gather = lambda x: real(x.detach()) + 0 * x.sum()
+    if sabotage == "sum":
+        from selfsup.nn import distributed
+
+        distributed._Sum.backward = staticmethod(lambda ctx, gradient: gradient)
+    out = {}
+    for method in methods:
+        task, split, params = build(method, shards, double=True, pretrain__epochs=1, pretrain__batch_size=32)
+        optimizer = SGD(name="sgd", lr=0.5, momentum=0.9, weight_decay=1e-4)
+        plan = Plan(params.seed, params.pretrain, optimizer, resume / method)
+        train(task, split, params.data.image_size, plan)
+        out[method] = state(task)
+    return out
+
+
+def run(
+    method: str, shards: Path, resume: Path, kill_at: int | None = None, **overrides: Any
+) -> dict[str, Tensor] | None:
+    """A whole run, or one that dies by SIGKILL while step `kill_at` is under way."""
+    task, split, params = build(method, shards, double=False, pretrain__checkpoint_every=2, **overrides)
+    def after(carry: Any, progress: Any, own: Any = task.after_step) -> None:
+        own(carry, progress)
+        if progress.step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    task.after_step = after
+    plan = Plan(params.seed, params.pretrain, method_params(params, method).optimizer, resume)
+    train(task, split, params.data.image_size, plan)
+    return state(task)
+
+
+def stale(resume: Path) -> None:
+    """Pretend that the newest checkpoint is one step further than its weights."""
+    from selfsup.training import checkpoint
+
+    newest = checkpoint.load(resume)
+    assert newest is not None
+    for path in resume.glob("step-*.pt"):
+        path.unlink()
+    checkpoint.save(resume, newest["step"] + 1, newest | {"step": newest["step"] + 1})

@@ -1,0 +1,127 @@
+"""What several tests share: parameters with overrides, a small data set, processes that start fast."""
+
+import copy
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from selfsup.params import Params, parse
+
+ROOT = Path(__file__).parent.parent
+METHODS = sorted(p.stem for p in (ROOT / "ssl/selfsup/methods").glob("*.py") if not p.stem.startswith("_"))
+
+
+def values(**overrides: Any) -> dict[str, Any]:
+    """`params.yaml` with overrides given as `pretrain__epochs=3`."""
+    out = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+    for path, value in overrides.items():
+        section = out
+        *parents, last = path.split("__")
+        for name in parents:
+            section = section[name]
+        section[last] = value
+    return out
+
+
+def params(**overrides: Any) -> Params:
+    return parse(Params, copy.deepcopy(values(**overrides)))
+
+
+SMALL = {  # networks and runs that take a second
+    "backbones__conv__options": {"width": 4},
+    "backbones__vit__options": {
+        "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2,
+        "class_token": False, "global_pool": "avg", "fc_norm": False,
+    },
+    "methods__simclr__projector": {"layers": 2, "hidden": 32, "out": 16},
+    "methods__byol__projector": {"layers": 2, "hidden": 32, "out": 16},
+    "methods__byol__predictor": {"layers": 2, "hidden": 32, "out": 16},
+    "methods__mae__decoder": {"width": 32, "depth": 1, "heads": 2},
+    "views__solarize": [0.0, 0.2],
+    "views__grey": 0.2,
+    "views__flip": 0.5,
+    "pretrain__batch_size": 32,
+    "pretrain__epochs": 2,
+    "pretrain__warmup_epochs": 0.1,
+    "pretrain__log_every": 1,
+    "pretrain__knn_every": 0,
+}  # fmt: skip
+
+
+def small(**overrides: Any) -> Params:
+    return params(**(SMALL | overrides))
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _child(function: Callable, rank: int, world: int, port: int, arguments: tuple, queue: Any) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    if world == 1:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            del os.environ[name]
+    try:
+        result = function(*arguments)
+        if rank == 0:
+            queue.put(("ok", result))
+    except BaseException as error:
+        queue.put(("error", f"rank {rank}: {error}\n{traceback.format_exc()}"))
+        raise
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def processes(world: int, function: Callable, *arguments: Any, timeout: float = 240) -> Any:
+    """Run `function(*arguments)` on `world` processes, one thread each; the result of rank 0.
+
+    Returns None when a process was killed. Children are forked from a server that has imported torch already.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "timm", "selfsup.training.session", "accelerate"])
+    queue = context.SimpleQueue()
+    port = _free_port()
+    children = [
+        context.Process(target=_child, args=(function, rank, world, port, arguments, queue)) for rank in range(world)
+    ]
+    for child in children:
+        child.start()
+    outcome = None
+    import time
+
+    deadline = time.monotonic() + timeout
+    while any(child.is_alive() for child in children):
+        if not queue.empty():
+            outcome = queue.get()
+            break
+        if any(child.exitcode not in (None, 0) for child in children) or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    if outcome is None and not queue.empty():
+        outcome = queue.get()
+    for child in children:
+        if outcome is None or outcome[0] == "error":
+            child.kill()
+        child.join(timeout=60)
+    if time.monotonic() > deadline:
+        raise TimeoutError(f"{function.__name__} took more than {timeout} s on {world} processes")
+    if outcome and outcome[0] == "error":
+        print(outcome[1], file=sys.stderr)
+        raise RuntimeError(outcome[1])
+    return outcome[1] if outcome else None
