@@ -1,0 +1,398 @@
+"""Runs are recorded whole, end with the right status, and no store, slow, dead or wrong, holds up a stage."""
+
+import json
+import math
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from selfsup import tracking
+from selfsup.params import Tracking
+
+PRELUDE = """
+import json, math, os, signal, sys
+from pathlib import Path
+from selfsup import tracking
+from selfsup.params import Tracking
+HERE = Tracking(enabled=True, uri=None, experiment="digits")
+"""
+STAGES = {
+    "whole": """
+        values = {"seed": 0, "data": {"path": None, "sizes": [1, 2]}, "lr": 1e-4, "long": "x" * 9000, "a@b": True}
+        with tracking.start(HERE, "pretrain", "simclr", values=values, tags={"data": "abc", "none": None}) as run:
+            for step in range(2500):
+                run.metrics({"loss": 1 / (step + 1), "acc@5": step}, step)
+            for step, value in enumerate([1.0, math.nan, math.inf, -math.inf]):
+                run.metrics({"odd": value}, step)
+            run.artifact("kept.txt", "notes")
+            run.artifact("folder")
+            run.artifact("missing.txt")
+            Path("whole.id").write_text(run.id)
+    """,
+    "failed": """
+        with tracking.start(HERE, "evaluate", "failed") as run:
+            run.metrics({"last": 7}, 3)
+            raise ValueError("no")
+    """,
+    "interrupted": """
+        with tracking.start(HERE, "pretrain", "interrupted", resume=Path("resume/run"), values={"lr": 1}) as run:
+            run.metrics({"loss": 2.0}, 0)
+            signal.raise_signal(signal.SIGINT)
+    """,
+    "murdered": """
+        Path("stale").write_text("0" * 32)  # a run that the store does not have
+        with tracking.start(HERE, "pretrain", "murdered", resume=Path("stale")) as run:
+            run.metrics({"loss": 3.0}, 0)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """,
+}
+SECOND = {
+    "resumed": """
+        with tracking.start(HERE, "pretrain", "again", resume=Path("resume/run"), values={"lr": 2, "new": 3}) as run:
+            run.metrics({"loss": 1.0}, 1)
+    """,
+    "child": """
+        tracking.PRETRAINED.parent.mkdir(parents=True)
+        tracking.PRETRAINED.write_text(json.dumps({"run": Path("whole.id").read_text()}))
+        with tracking.nested(HERE, "extract") as run:
+            run.metrics(tracking.flat_numbers({"test": {"rank": 5, "name": "x"}, "ok": True}), 0)
+            sys.exit(0)
+    """,
+}
+
+
+def launch(folder: Path, code: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "DVC_ROOT": str(folder), "DVC_EXP_NAME": "odd-yam", "DVC_EXP_BASELINE_REV": "f00"}
+    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(code)]
+    work = folder / "work"
+    return subprocess.Popen(command, cwd=work, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True)
+
+
+class Store:
+    """What a set of stages, some of them started at the same time on a fresh store, left there."""
+
+    def __init__(self, folder: Path):
+        work = folder / "work"
+        (work / "folder" / "deep").mkdir(parents=True)
+        (work / "folder" / "deep" / "file.txt").write_text("deep")
+        (work / "kept.txt").write_text("kept")
+        self.folder, self.code, self.said = folder, {}, {}
+        self.at_first: dict[str, str] = {}  # statuses when the first set had ended
+        for stages in (STAGES, SECOND):
+            processes = {name: launch(folder, code) for name, code in stages.items()}
+            for name, process in processes.items():
+                out, error = process.communicate(timeout=120)
+                self.code[name], self.said[name] = process.returncode, out + error
+            with closing(sqlite3.connect(folder / "mlflow.db")) as database:
+                self.at_first = self.at_first or dict(database.execute("SELECT name, status FROM runs"))
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+        self.experiment = self.client.get_experiment_by_name("digits").experiment_id
+
+    def run(self, name: str):
+        (found,) = self.client.search_runs([self.experiment], f"attributes.run_name = '{name}'")
+        return found
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("a store"))
+
+
+def test_values_are_flat_and_cut(store):
+    params = store.run("simclr").data.params
+    assert params["seed"] == "0"
+    assert params["data.path"] == "null"
+    assert params["data.sizes"] == "[1, 2]"
+    assert float(params["lr"]) == 1e-4
+    assert params["a_b"] == "true"
+    assert params["long"] == "x" * 6000
+
+
+def test_tags_say_where_the_run_comes_from(store):
+    tags = store.run("simclr").data.tags
+    assert tags["stage"] == "pretrain"
+    assert tags["data"] == "abc"
+    assert tags["dvc.experiment"] == "odd-yam"
+    assert tags["dvc.baseline"] == "f00"
+    assert tags["world_size"] == "1"
+    assert tags["device"] == "cpu"
+    assert "none" not in tags
+    assert "mlflow.parentRunId" not in tags
+
+
+def test_a_commit_is_recorded(tmp_path, monkeypatch):
+    from selfsup.tracking_writer import Writer
+
+    monkeypatch.chdir(tmp_path)
+    writer = Writer({"uri": "sqlite:///x.db", "resume": None, "tags": {}}, lambda _: None)
+    assert writer.tags() == {}
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert writer.tags() == {"mlflow.source.git.commit": head}
+
+
+def test_curves_have_every_point(store):
+    run = store.run("simclr").info.run_id
+    history = sorted((point.step, point.value) for point in store.client.get_metric_history(run, "loss"))
+    assert history == [(step, 1 / (step + 1)) for step in range(2500)]
+    assert len(store.client.get_metric_history(run, "acc_5")) == 2500
+
+
+def test_values_that_are_not_finite_are_gaps(store):
+    history = store.client.get_metric_history(store.run("simclr").info.run_id, "odd")
+    values = [point.value for point in sorted(history, key=lambda point: point.step)]
+    assert values[0] == 1.0
+    assert [math.isnan(value) for value in values] == [False, True, True, True]
+
+
+def test_artifacts_lie_beside_the_database(store):
+    run = store.run("simclr").info.run_id
+    assert [item.path for item in store.client.list_artifacts(run, "notes")] == ["notes/kept.txt"]
+    files = {path.name: path.read_text() for path in (store.folder / "mlartifacts").rglob("*") if path.is_file()}
+    assert files == {"kept.txt": "kept", "file.txt": "deep"}
+
+
+def test_a_missing_artifact_is_one_line(store):
+    lines = store.said["whole"].splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("tracking: ")
+    assert "missing.txt" in lines[0]
+
+
+def test_a_stage_says_nothing_of_its_own_accord(store):
+    assert store.said["child"] == store.said["resumed"] == store.said["murdered"] == ""
+
+
+def test_a_finished_run(store):
+    assert store.code["whole"] == 0
+    assert store.run("simclr").info.status == "FINISHED"
+
+
+def test_a_failed_run_keeps_its_last_points(store):
+    assert store.code["failed"] == 1
+    assert "ValueError: no" in store.said["failed"]
+    assert store.run("failed").info.status == "FAILED"
+    assert store.run("failed").data.metrics == {"last": 7.0}
+
+
+def test_a_stage_killed_outright_ends_as_killed(store):
+    assert store.code["murdered"] == -signal.SIGKILL
+    deadline = time.monotonic() + 60  # its writer outlives it a little
+    while store.run("murdered").info.status == "RUNNING" and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert store.run("murdered").info.status == "KILLED"
+    assert store.run("murdered").data.metrics == {"loss": 3.0}
+
+
+def test_interrupted_then_resumed_is_one_run(store):
+    assert store.code["interrupted"] == -signal.SIGINT
+    assert store.at_first["interrupted"] == "KILLED"
+    run = store.run("interrupted")
+    assert store.folder.joinpath("work/resume/run").read_text() == run.info.run_id
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"lr": "1", "new": "3"}
+    history = store.client.get_metric_history(run.info.run_id, "loss")
+    assert sorted((point.step, point.value) for point in history) == [(0, 2.0), (1, 1.0)]
+    assert not store.client.search_runs([store.experiment], "attributes.run_name = 'again'")
+
+
+def test_how_a_stage_ends_decides_the_status():
+    run = tracking.Run(None)
+    ends = []
+    run.finish = ends.append
+    for error in (None, SystemExit(0), SystemExit(143), SystemExit("error: x"), KeyboardInterrupt(), OSError()):
+        try:
+            with run:
+                if error:
+                    raise error
+        except BaseException as caught:  # noqa: BLE001
+            assert caught is error
+    assert ends == ["FINISHED", "FINISHED", "KILLED", "FAILED", "KILLED", "FAILED"]
+
+
+def test_sigterm_ends_the_run_and_then_the_stage():
+    run = tracking.Run(None)
+    ends = []
+    run.finish = ends.append
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end, run:
+        signal.raise_signal(signal.SIGTERM)
+    assert end.value.code == 128 + signal.SIGTERM
+    assert ends == ["KILLED"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_later_stages_nest_under_pretraining(store):
+    run = store.run("extract")
+    assert run.data.tags["mlflow.parentRunId"] == store.run("simclr").info.run_id
+    assert run.data.metrics == {"test.rank": 5.0}
+    assert run.info.status == "FINISHED"
+
+
+def test_a_run_that_the_store_does_not_have_begins_anew(store):
+    run = store.run("murdered")
+    assert store.folder.joinpath("work/stale").read_text() == run.info.run_id
+
+
+def test_readings_of_the_machine(tmp_path):
+    from selfsup.tracking_writer import Writer
+
+    writer = Writer({"uri": f"sqlite:///{tmp_path}/x.db", "resume": None}, lambda _: None)
+    writer.sample()
+    assert writer.points == []  # there is no run yet
+    writer.run, writer.started = "0" * 32, round((time.time() - 100) * 1000)
+    writer.sample()
+    assert writer.points == []  # rates need two readings
+    writer.sample()
+    assert writer.points == []  # too early
+    writer.sample_at = 0
+    writer.sample()
+    readings = {key: (value, step) for key, value, _, step in writer.points}
+    value, step = readings["system/system_memory_usage_megabytes"]
+    assert value > 0
+    assert 100 <= step < 1000
+
+
+@pytest.fixture
+def silent_server():
+    """Accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def dying_server():
+    """Answers whether it is well, then nothing."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/health":
+                self.send_response(200)
+                self.end_headers()
+            else:
+                over.wait(60)
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    over = threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    over.set()
+    server.shutdown()
+
+
+def stage(uri: str) -> tuple[float, list[str | None]]:
+    """A stage's dealings with the store: the seconds that they held it up, and the ids that it was told."""
+    began = time.monotonic()
+    with tracking.start(Tracking(enabled=True, uri=uri, experiment="e"), "pretrain", "p", values={"a": 1}) as run:
+        for step in range(100):
+            run.metrics({"loss": 1.0}, step)
+        ids = [run.id, run.id]
+        run.artifact(__file__)
+    return time.monotonic() - began, ids
+
+
+@pytest.mark.parametrize("uri", ["http://name:secret@127.0.0.1:9", "https://127.0.0.1:9/path"])
+def test_a_server_that_is_down(uri, capfd):
+    held, ids = stage(uri)
+    assert ids == [None, None]
+    assert held < 5
+    out, error = capfd.readouterr()
+    assert out == ""
+    assert len(error.splitlines()) == 1
+    assert "127.0.0.1:9" in error
+    assert "secret" not in error
+
+
+def test_a_server_that_never_answers(silent_server, capfd):
+    held, ids = stage(silent_server)
+    assert ids == [None, None]
+    assert held < 5
+    error = capfd.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert silent_server in error
+
+
+def test_a_server_that_falls_silent(dying_server, capfd):
+    _, ids = stage(dying_server)  # importing MLflow counts here, so the time says little
+    assert ids == [None, None]
+    error = capfd.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert dying_server in error
+
+
+def test_a_uri_that_nobody_knows(capfd):
+    _, ids = stage("carrier-pigeon://coop")
+    assert ids == [None, None]
+    error = capfd.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "carrier-pigeon://coop" in error
+
+
+def silent_writer(monkeypatch, tmp_path, said: str) -> None:
+    """A writer that says one thing, then neither reads nor speaks."""
+    script = tmp_path / "writer.py"
+    script.write_text(f"import sys, time\nprint({said!r}, flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setattr(tracking, "_WRITER", script)
+
+
+def test_a_writer_that_waits_too_long_is_given_up(monkeypatch, tmp_path, capfd):
+    silent_writer(monkeypatch, tmp_path, json.dumps({"state": "asking"}))
+    monkeypatch.setattr(tracking, "_ANSWER", 0.2)
+    held, ids = stage("http://127.0.0.1:9")
+    assert ids == [None, None]
+    assert held < 5
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_points_never_wait_for_room(monkeypatch, tmp_path):
+    silent_writer(monkeypatch, tmp_path, "{}")
+    monkeypatch.setattr(tracking, "_BACKLOG", 300_000)
+    run = tracking.start(Tracking(enabled=True, uri=None, experiment="e"), "pretrain", "p")
+    for step in range(10_000):  # 600 kB, where a pipe holds 64
+        run.metrics({"loss": 1.0}, step)
+    assert 200_000 < len(run._unsent) <= 300_100
+    monkeypatch.setattr(tracking, "_WORK", 0.1)
+    run.finish()
+
+
+def test_a_writer_that_dies_is_one_line(monkeypatch, tmp_path, capfd):
+    script = tmp_path / "writer.py"
+    script.write_text("raise SystemExit\n")
+    monkeypatch.setattr(tracking, "_WRITER", script)
+    _, ids = stage("sqlite:///x.db")
+    assert ids == [None, None]
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def test_off_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with tracking.start(Tracking(enabled=False, uri=None, experiment="e"), "pretrain", "p") as run:
+        run.metrics({"loss": 1.0}, 0)
+        run.artifact("nothing")
+        assert run.id is None
+    run.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_writer_pays_for_mlflow():
+    code = "import sys; from selfsup import tracking; print(sorted({'mlflow', 'torch', 'pandas'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
