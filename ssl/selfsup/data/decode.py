@@ -27,6 +27,7 @@ class Unreadable(Exception):
 
 def extensions() -> frozenset[str]:
     """Lower-case file name extensions, with the dot, of the image formats that Pillow decodes here."""
+    Image.preinit()  # first, so that `Image.open` tries the common formats before the others
     Image.init()
     known = Image.registered_extensions().items()
     return frozenset(extension for extension, name in known if name in Image.OPEN and not _is_stub(name))
