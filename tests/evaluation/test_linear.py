@@ -37,10 +37,24 @@ def test_the_fit_minimises_the_published_objective():
         return 0.5 * (w**2).sum() + 0.3 * (loss - scores[np.arange(len(y)), y]).sum()
 
     best = minimize(objective, np.zeros(18)).fun
-    models = [model for model, _ in logistic.fits(x.astype(np.float32), y, [0.3, 0.01, 5.0])]
-    assert [model.C for model in models] == [0.01, 0.3, 5.0]
-    found = objective(np.concatenate([models[1].coef_.ravel(), models[1].intercept_]))
+    fitted = list(logistic.fits(x.astype(np.float32), y, [0.3, 0.01, 5.0]))
+    assert [one.c for one in fitted] == [0.01, 0.3, 5.0]
+    found = objective(np.concatenate([fitted[1].weight.ravel(), fitted[1].bias]))
     assert found == pytest.approx(best, rel=1e-3)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_fewer_images_than_features_give_the_fit_of_the_whole_space(classes):
+    from sklearn.linear_model import LogisticRegression
+
+    features, labels = gaussians(9, sizes=(20, 10, 30), classes=classes, width=50, noise=2.0)
+    x = logistic.Standardise(features.train)(features.train)
+    x[:, 30:] = x[:, :20]  # rank below the number of images as well
+    (found,) = logistic.fits(x, labels.train, [0.5])
+    plain = LogisticRegression(C=0.5, tol=1e-8, max_iter=5000).fit(x.astype(np.float64), labels.train)
+    weight = found.weight if classes > 2 else (found.weight[1:] - found.weight[:1]) / 2
+    np.testing.assert_allclose(weight, plain.coef_, atol=2e-3)
+    assert np.array_equal(found.predict(features.test)[:, 0], plain.predict(features.test))
 
 
 def test_the_choice_of_c_never_sees_test_labels_or_images():

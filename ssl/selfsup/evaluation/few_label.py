@@ -64,17 +64,17 @@ def run(features: Splits, labels: Splits, params: FewLabel, seed: int) -> Result
     kept, notes = settings(labels.train, params)
     result = Result({}, {}, details={"notes": notes, "c": {}, "labels": {}})
     for setting in kept:
-        models, readings = [], []
+        fitted, readings = [], []
         for draw in range(params.draws):
             chosen = label_draw(labels.train, setting.counts, seed, draw)
             few = standardise(features.train[chosen])
-            models.append([model for model, _ in logistic.fits(few, labels.train[chosen], params.c)])
-            readings.append([logistic.accuracy(model, validation, labels.validation) for model in models[-1]])
+            fitted.append(list(logistic.fits(few, labels.train[chosen], params.c)))
+            readings.append([one.accuracy(validation, labels.validation) for one in fitted[-1]])
         best = int(np.mean(readings, axis=0).argmax())  # equal readings: the stronger regularisation
-        scores = np.array([logistic.accuracy(draws[best], test, labels.test) for draws in models])
+        scores = np.array([by_c[best].accuracy(test, labels.test) for by_c in fitted])
         result.outcomes[setting.key] = scores
         result.metrics[setting.key] = float(scores.mean())
         result.metrics[f"{setting.key}_std"] = float(scores.std(ddof=1))
-        result.details["c"][setting.key] = models[0][best].C
+        result.details["c"][setting.key] = fitted[0][best].c
         result.details["labels"][setting.key] = int(setting.counts.sum())
     return result

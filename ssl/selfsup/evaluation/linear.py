@@ -22,13 +22,13 @@ def run(features: Splits, labels: Splits, params: Linear, seed: int) -> Result: 
     standardise = logistic.Standardise(features.train)
     train, validation = standardise(features.train), standardise(features.validation)
     readings, converged = {}, True
-    for model, done in logistic.fits(train, labels.train, params.c):
-        readings[model.C] = logistic.accuracy(model, validation, labels.validation)
-        converged &= done
+    for classifier in logistic.fits(train, labels.train, params.c):
+        readings[classifier.c] = classifier.accuracy(validation, labels.validation)
+        converged &= classifier.converged
     chosen = max(readings, key=lambda c: (readings[c], -c))  # equal readings: the stronger regularisation
     joined, joined_labels = np.concatenate([train, validation]), np.concatenate([labels.train, labels.validation])
-    ((model, done),) = logistic.fits(joined, joined_labels, [chosen])
-    top = logistic.predict(model, standardise(features.test), top=5)
+    (classifier,) = logistic.fits(joined, joined_labels, [chosen])
+    top = classifier.predict(standardise(features.test), top=5)
     right = top[:, 0] == labels.test
     per_class = [right[labels.test == c].mean() for c in np.unique(labels.test)]
     metrics = {
@@ -38,8 +38,11 @@ def run(features: Splits, labels: Splits, params: Linear, seed: int) -> Result: 
         "c": chosen,
     }
     outcomes = {"top1": right}
-    if len(model.classes_) > 5:
+    if len(classifier.classes) > 5:
         outcomes["top5"] = (top == labels.test[:, None]).any(axis=1)
         metrics |= {"top5": float(outcomes["top5"].mean()), "top5_se": standard_error(outcomes["top5"])}
-    details = {"validation_top1": {f"c{c:g}": value for c, value in readings.items()}, "converged": converged and done}
+    details = {
+        "validation_top1": {f"c{c:g}": value for c, value in readings.items()},
+        "converged": converged and classifier.converged,
+    }
     return Result(metrics, outcomes, top[:, 0], details)

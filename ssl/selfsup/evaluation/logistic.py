@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
 
 FEATURES = "standardised on train"
 ITERATIONS = 1000  # an upper bound; a fit that reaches it is reported
@@ -32,34 +28,61 @@ class Standardise:
         return self.scaler.transform(features)
 
 
-def fits(features: np.ndarray, labels: np.ndarray, cs: Sequence[float]) -> Iterator[tuple[LogisticRegression, bool]]:
-    """A model for each C, ascending, each starting from the one before; and whether it converged.
+@dataclass(frozen=True)
+class Classifier:
+    """Linear scores of standardised features; the class with the highest is predicted."""
+
+    c: float
+    classes: np.ndarray  # int64 [K]
+    weight: np.ndarray  # float32 [K D]
+    bias: np.ndarray  # float32 [K]
+    converged: bool
+
+    def predict(self, features: np.ndarray, top: int = 1) -> np.ndarray:
+        """The `top` most likely classes of `features` [N D], most likely first, int64 [N min(top, K)]."""
+        parts = [np.empty((0, min(top, len(self.classes))), np.int64)]
+        for start in range(0, len(features), _BLOCK):
+            scores = features[start : start + _BLOCK] @ self.weight.T + self.bias
+            parts.append(self.classes[np.argsort(-scores, axis=1, kind="stable")[:, :top]])
+        return np.concatenate(parts)
+
+    def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
+        """Share of right predictions, in 0..1."""
+        return float((self.predict(features)[:, 0] == labels).mean())
+
+
+def fits(features: np.ndarray, labels: np.ndarray, cs: Sequence[float]) -> Iterator[Classifier]:
+    """A classifier for each C, ascending, each starting from the one before.
 
     `features` is standardised [N D], `labels` int [N] with at least two classes. C is scikit-learn's inverse
-    regularisation of the summed loss.
+    regularisation: the minimum of |W|^2 / 2 + C (sum of cross entropies) is sought.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)
+    basis = None
+    if len(features) < features.shape[1]:
+        features, basis = span(features)
     for c in sorted(cs):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.set_params(C=c).fit(features, labels)
-        yield copy.copy(model), bool(model.n_iter_.max() < ITERATIONS)
+        weight, bias = model.coef_, model.intercept_
+        if len(model.classes_) == 2:  # one score, in favour of the second
+            weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
+        weight = weight if basis is None else weight @ basis.T
+        weight, bias = weight.astype(np.float32), bias.astype(np.float32)
+        yield Classifier(c, model.classes_, weight, bias, bool(model.n_iter_.max() < ITERATIONS))
 
 
-def predict(model: LogisticRegression, features: np.ndarray, top: int = 1) -> np.ndarray:
-    """The `top` most likely classes, most likely first, int64 [N min(top, classes)]."""
-    parts = [np.empty((0, min(top, len(model.classes_))), np.int64)]
-    for start in range(0, len(features), _BLOCK):
-        scores = model.decision_function(features[start : start + _BLOCK])
-        if scores.ndim == 1:  # two classes: one score, in favour of the second
-            scores = np.stack([-scores, scores], axis=1)
-        parts.append(model.classes_[np.argsort(-scores, axis=1, kind="stable")[:, :top]])
-    return np.concatenate(parts)
+def span(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates [N R] of `features` [N D], N < D, in an orthonormal basis [D R] of what they span.
 
-
-def accuracy(model: LogisticRegression, features: np.ndarray, labels: np.ndarray) -> float:
-    """Share of right predictions, in 0..1."""
-    return float((predict(model, features)[:, 0] == labels).mean())
+    The best W lies in that span and has the same norm there, so a fit on the coordinates is the same fit, and cheaper.
+    """
+    x = features.astype(np.float64)
+    value, vector = np.linalg.eigh(x @ x.T)
+    kept = value > 1e-10 * value[-1]
+    length = np.sqrt(value[kept])
+    return (vector[:, kept] * length).astype(np.float32), x.T @ (vector[:, kept] / length)

@@ -28,7 +28,8 @@ def evaluate(protocol: str, params: Params) -> None:
     from selfsup.data.loader import open_split
 
     module = importlib.import_module(f"selfsup.evaluation.{protocol}")
-    train, validation, test = (open_split("data/shards", split, params.data) for split in Splits._fields)
+    data = params.data.model_copy(update={"verify": "size"})  # only labels are read; pretraining checked the images
+    train, validation, test = (open_split("data/shards", split, data) for split in Splits._fields)
     labels = Splits(train.labels, validation.labels, test.labels)
     metrics_path, folder = Path(f"metrics/evaluate/{protocol}.json"), Path(f"evaluations/{protocol}")
     metrics_path.parent.mkdir(parents=True, exist_ok=True)

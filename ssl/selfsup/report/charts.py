@@ -1,0 +1,145 @@
+"""Charts as inline SVG: line and text take the page's colours, so one drawing serves light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {"method": "#2f7fd6", "supervised": "#e2812b", "random": "#8b929c", "pixels": "#1fa37a"}
+"""One colour a row throughout the page, apart in brightness as well as in hue."""
+
+_INK, _GRID = "#010203", "#040506"  # replaced by the page's own colours
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": _INK,
+    "text.parse_math": False,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "selfsup",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+IDEAL = {"spread": 1.0, "alignment": 0.0}
+"""Values worth a line in a monitor's chart: an isotropic representation, perfectly aligned views."""
+
+
+def curves(columns: Mapping[str, np.ndarray]) -> str | None:
+    """Small multiples against the epoch (or step), as SVG: one chart for each column [R], NaN where not read."""
+    x = columns.get("epoch", columns.get("step"))
+    names = [name for name in columns if name not in ("step", "epoch") and np.isfinite(columns[name]).any()]
+    if x is None or not len(x) or not names:
+        return None
+    names.sort(key=lambda name: (name != "loss", name != "knn_validation", name == "lr"))
+    across = min(3, len(names))
+    down = -(-len(names) // across)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(down, across, squeeze=False, sharex=True).ravel()
+        for axis, name in zip(axes, names, strict=False):
+            read = np.isfinite(columns[name])
+            marker = "o" if read.sum() < 25 else ""
+            colour = COLOURS["method"] if name != "loss" else COLOURS["supervised"]
+            axis.plot(x[read], columns[name][read], color=colour, linewidth=1.4, marker=marker, markersize=3)
+            if name in IDEAL:
+                axis.axhline(IDEAL[name], color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+            axis.set_title(name.replace("_", " "))
+        for axis in axes[len(names) :]:
+            axis.set_visible(False)
+        for axis in axes[max(0, len(names) - across) : len(names)]:
+            axis.set_xlabel("epoch" if "epoch" in columns else "step")
+            axis.tick_params(labelbottom=True)
+
+    return svg(draw, 3.5 * across, 1.75 * down + 0.25)
+
+
+def dots(panels: Mapping[str, Mapping[str, tuple[float, float]]], names: Mapping[str, str]) -> str:
+    """A dot and its spread for every row, as SVG: per panel and row (accuracy, spread) in 0..1."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(len(panels), 1, squeeze=False).ravel()
+        for axis, (title, rows) in zip(axes, panels.items(), strict=True):
+            for y, (row, (mean, spread)) in enumerate(reversed(list(rows.items()))):
+                axis.errorbar(
+                    100 * mean, y, xerr=100 * spread, color=COLOURS[row], fmt="o", markersize=7, linewidth=2.4
+                )
+                axis.annotate(f"{100 * mean:.1f}", (100 * mean, y), (0, 8), textcoords="offset points", ha="center")
+            axis.set_yticks(range(len(rows)), [names[row] for row in reversed(list(rows))])
+            axis.set_ylim(-0.5, len(rows) - 0.25)
+            axis.margins(x=0.12)
+            axis.set_title(title)
+            axis.spines["left"].set_visible(False)
+        axes[-1].set_xlabel("test accuracy, %")
+
+    return svg(draw, 4.8, 1.7 * len(panels) + 0.2)
+
+
+def few_labels(series: Mapping[str, Sequence[tuple[int, float, float]]], names: Mapping[str, str]) -> str:
+    """Accuracy against the number of labels, as SVG: per row points of (labels, mean, spread), accuracies in 0..1."""
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        for row, points in series.items():
+            n, mean, spread = (np.array(values) for values in zip(*sorted(set(points)), strict=True))
+            axis.fill_between(n, 100 * (mean - spread), 100 * (mean + spread), color=COLOURS[row], alpha=0.16, lw=0)
+            axis.plot(n, 100 * mean, color=COLOURS[row], marker="o", markersize=4, linewidth=1.8, label=names[row])
+        axis.set_xscale("log")
+        every = sorted({n for points in series.values() for n, _, _ in points})
+        shown = [n for i, n in enumerate(every) if i == 0 or n / every[i - 1] > 1.15]
+        axis.set_xticks(shown, [f"{n:,}" for n in shown])
+        axis.minorticks_off()
+        axis.set_xlabel("labelled training images (log scale)")
+        axis.set_ylabel("test accuracy, %")
+        axis.legend(frameon=False, loc="lower right")
+
+    return svg(draw, 4.8, 3.6)
+
+
+def svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
+    """The drawing of `draw(figure)` as inline SVG of `width` x `height` inches; its text is real text."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure((width, height), layout="constrained")
+        draw(figure)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[\d.]+pt"', r'\1 role="img"', text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", text, count=1)
+    return text.replace(_INK, "currentColor").replace(_GRID, "var(--line)")
+
+
+def palette(classes: int) -> np.ndarray:
+    """Colours of classes, float [classes 3] in 0..1: distinct ones up to 20, then a sweep of hues."""
+    import matplotlib as mpl
+
+    if classes <= 10:
+        return mpl.colormaps["tab10"](np.arange(classes))[:, :3]
+    if classes <= 20:
+        return mpl.colormaps["tab20"](np.arange(classes))[:, :3]
+    return mpl.colormaps["hsv"](np.arange(classes) / classes)[:, :3] * 0.9

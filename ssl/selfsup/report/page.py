@@ -1,0 +1,253 @@
+"""The report: one self-contained HTML page, from whatever the pipeline has written so far."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from selfsup.evaluation.features import FeatureSet, find
+from selfsup.evaluation.label_free import label_free
+from selfsup.evaluation.run import PROTOCOLS
+from selfsup.report import charts, pictures
+from selfsup.report.scores import NAMES, Scores, columns, confusions, headline, read_scores
+
+if TYPE_CHECKING:
+    from selfsup.data.loader import Split
+    from selfsup.params import Params
+
+CLASSES_IN_LEGEND = 40
+CLASSES_IN_MATRIX = 20
+
+
+def write_report(params: Params, path: Path) -> None:
+    """Render the page of the working folder to `path`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg"] = Markup  # drawn by charts.py, which escapes the text in it
+    page = environment.get_template("page.html").render(**contents(params))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+
+
+def contents(params: Params) -> dict[str, Any]:
+    """Everything that the template shows."""
+    from selfsup.data.loader import open_split
+
+    # A few images are looked at: no need to check, or to decode, all of them.
+    data = params.data.model_copy(update={"verify": "size", "cache": "none"})
+    test, train = (open_split("data/shards", split, data) for split in ("test", "train"))
+    sets, missing = find("features", params.baselines)
+    name = sets[0].title
+    names = {one.row: NAMES.get(one.row, one.title) for one in sets}
+    scores = [read_scores(protocol) for protocol in PROTOCOLS if protocol in params.evaluation.protocols]
+    rows, table = columns(scores)
+    run = _json("metrics/pretrain.json")
+    free = [(one.row, label_free(one.load("test", test.samples), params.seed)) for one in sets if test.samples > 1]
+    views = Path("models/pretrained/views.png")
+    return {
+        "name": name,
+        "names": names,
+        "colours": charts.COLOURS,
+        "data_name": params.data.name or Path(params.data.path or params.data.source).name,
+        "image_size": params.data.image_size,
+        "classes": train.classes,
+        "counts": {"training": train.samples, "test": test.samples},
+        "headline": headline(scores, name) or unlabelled_headline(scores, dict(free), names),
+        "alarm": run.get("alarm"),
+        "run": run,
+        "facts": facts(run),
+        "missing": missing,
+        "not_run": [(one.protocol, one.why_not) for one in scores if one.why_not],
+        "notes": notes(scores),
+        "rows": rows,
+        "columns": table,
+        "groups": [(group, sum(c.group == group for c in table)) for group in dict.fromkeys(c.group for c in table)],
+        "dots": dots(scores, names),
+        "choices": choices(scores),
+        "few_labels": few_label_chart(scores, names),
+        "matrix": confusion_matrix(scores, train.classes),
+        "confusions": next((confusions(one, train.classes) for one in scores if one.protocol == "linear"), []),
+        "curves": charts.curves(read_curves(Path("plots/pretrain.csv"))),
+        "views": pictures.data_uri(views.read_bytes()) if views.exists() else None,
+        "free": free,
+        "maps": maps(sets, test, params.seed),
+        "map_points": min(test.samples, pictures.POINTS),
+        "legend": legend(train.classes),
+        **neighbour_sides(sets, test, train, params.seed),
+        "params": without_passwords(Path("params.yaml")),
+        "commit": commit(),
+    }
+
+
+def unlabelled_headline(
+    scores: Sequence[Scores], free: dict[str, dict[str, float]], names: dict[str, str]
+) -> list[str]:
+    """What can be said without labels."""
+    why = next((one.why_not for one in scores if one.why_not), "no protocol was run")
+    ranks = "; ".join(f"{names[row]} {value['rankme']:.1f} of {value['width']:.0f}" for row, value in free.items())
+    return [f"No accuracy to report: {why}.", f"Effective rank of the features: {ranks}."]
+
+
+def notes(scores: Sequence[Scores]) -> list[str]:
+    """What protocols left out or changed, each line once."""
+    lines = [
+        f"{one.protocol}: {line}" for one in scores for row in one.metrics for line in one.details[row].get("notes", [])
+    ]
+    late = [
+        f"{one.protocol}: the classifier on {row} features stopped before it converged"
+        for one in scores
+        for row in one.metrics
+        if one.details[row].get("converged") is False
+    ]
+    return list(dict.fromkeys(lines + late))
+
+
+def choices(scores: Sequence[Scores]) -> list[tuple[str, dict[str, str]]]:
+    """What was chosen on the validation split, by row."""
+    found = []
+    for one in scores:
+        for key in ("k", "c"):
+            if one.metrics and all(key in values for values in one.metrics.values()):
+                title = f"{one.protocol}: {key.upper() if key == 'c' else key}"
+                found.append((title, {row: f"{values[key]:g}" for row, values in one.metrics.items()}))
+    return found
+
+
+def dots(scores: Sequence[Scores], names: dict[str, str]) -> str | None:
+    """Top-1 accuracies with all labels, one panel a protocol."""
+    titles = {"knn": "kNN", "linear": "linear probe"}
+    panels = {
+        titles.get(one.protocol, one.protocol): {
+            row: (values["top1"], values["top1_se"] or 0.0) for row, values in one.metrics.items()
+        }
+        for one in scores
+        if one.metrics and all("top1" in values for values in one.metrics.values())
+    }
+    return charts.dots(panels, names) if panels else None
+
+
+def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `metrics/pretrain.json` says of the run, for people."""
+    kinds: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "method": ("method", str),
+        "backbone": ("backbone", str),
+        "parameters": ("parameters", "{:,}".format),
+        "epochs": ("epochs", str),
+        "steps": ("steps", "{:,}".format),
+        "loss": ("last loss", "{:.4g}".format),
+        "seconds": ("time", duration),
+        "images_per_second": ("images/s", "{:,.0f}".format),
+        "device": ("device", str),
+        "world_size": ("processes", str),
+    }
+    return [(title, show(run[key])) for key, (title, show) in kinds.items() if run.get(key) is not None]
+
+
+def few_label_chart(scores: Sequence[Scores], names: dict[str, str]) -> str | None:
+    """Accuracy against labels, up to all of them where the linear probe was run."""
+    by = {one.protocol: one for one in scores if one.metrics}
+    few = by.get("few_label")
+    if few is None or not any(few.outcomes.values()):
+        return None
+    series = {}
+    for row in few.metrics:
+        labels = few.details[row]["labels"]
+        points = [(labels[key], few.metrics[row][key], few.metrics[row][f"{key}_std"]) for key in few.outcomes[row]]
+        if "linear" in by and row in by["linear"].metrics:
+            images, metrics = by["linear"].details["images"], by["linear"].metrics[row]
+            points.append((images["train"] + images["validation"], metrics["top1"], metrics["top1_se"] or 0.0))
+        series[row] = points
+    return charts.few_labels(series, names)
+
+
+def confusion_matrix(scores: Sequence[Scores], classes: Sequence[str]) -> list[list[tuple[int, float]]] | None:
+    """Counts and shares of each actual class, [actual][predicted], of the linear probe; None with too many classes."""
+    one = next((one for one in scores if one.protocol == "linear" and one.predicted), None)
+    if one is None or one.label is None or len(classes) > CLASSES_IN_MATRIX:
+        return None
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(counts, (one.label, one.predicted["method"]), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return [list(zip(*row, strict=True)) for row in zip(counts.tolist(), shares.tolist(), strict=True)]
+
+
+def maps(sets: Sequence[FeatureSet], test: Split, seed: int) -> list[tuple[str, str]]:
+    """t-SNE of the pretrained features and of raw pixels, as (row, data URI)."""
+    shown = pictures.sample(test.samples, pictures.POINTS, seed)
+    found = []
+    for one in sets:
+        if one.row in ("method", "pixels"):
+            places = pictures.tsne(one.load("test", test.samples)[shown], seed)
+            if places is not None:
+                found.append((one.row, pictures.scatter(places, test.labels[shown], len(test.classes))))
+    return found
+
+
+def neighbour_sides(sets: Sequence[FeatureSet], test: Split, train: Split, seed: int) -> dict[str, Any]:
+    """Nearest training images of a few test images, in pretrained features and in raw pixels."""
+    used = [one for one in sets if one.row in ("method", "pixels")]
+    spaces = [(one.load("train", train.samples), one.load("test", test.samples)) for one in used]
+    found = pictures.neighbours(test, train, spaces, seed) if test.samples and train.samples else []
+    return {"neighbours": found, "neighbour_rows": [one.row for one in used]}
+
+
+def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
+    """(class, CSS colour), empty when there are too many to tell apart."""
+    if len(classes) > CLASSES_IN_LEGEND:
+        return []
+    colours = (charts.palette(len(classes)) * 255).round().astype(int)
+    return [(name, f"rgb({r},{g},{b})") for name, (r, g, b) in zip(classes, colours.tolist(), strict=True)]
+
+
+def read_curves(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a CSV of numbers, NaN where a cell is empty; {} without a file."""
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in (rows[0] if rows else {})}
+
+
+def without_passwords(path: Path) -> str:
+    """The file's text, without the password that a URI in it may hold."""
+    return re.sub(r"//[^/@\s]+@", "//***@", path.read_text(encoding="utf-8")) if path.exists() else ""
+
+
+def commit() -> str | None:
+    """The commit that the code stands at, saying when tracked files differ from it; None outside git."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        # dvc.lock is written by the very run that is reported.
+        asked = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock"]
+        changes = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + (" + uncommitted changes" if changes else "")
+
+
+def duration(seconds: float) -> str:
+    """`3 min 12 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _json(path: str) -> dict[str, Any]:
+    return json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).exists() else {}
