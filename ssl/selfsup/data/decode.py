@@ -13,7 +13,6 @@ from PIL import Image, ImageFile, ImageOps
 
 VERSION = 1  # of the pixels that this file gives: decoded caches of another version are not used
 MAX_PIXELS = 20_000 * 20_000
-_SHRUNK_AS_THEY_ARE = ("L", "LA", "RGB", "RGBA", "CMYK")  # the mean of their values is the mean of their colours
 _TO_8_BITS = np.floor(np.arange(65536) * 255 / 65535 + 0.5).astype(np.uint8)
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses above twice that and warns above it, `_load` refuses above it
@@ -102,25 +101,37 @@ def _load(data: bytes, longest: int | None) -> Image.Image:
     with Image.open(io.BytesIO(data)) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
-        early = image.mode in _SHRUNK_AS_THEY_ARE and "transparency" not in image.info
-        if early:  # before anything else, so that JPEG decodes at a fraction of its size and little memory is used
+        if _direct(image):  # before it is loaded: JPEG then decodes at a fraction of its size, in little memory
             _shrink(image, longest)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        rgb = _rgb(image)
-    if not early:
-        _shrink(rgb, longest)
-    return rgb
+        plain = image if _direct(image) else _plain(image)
+        _shrink(plain, longest)
+        return _on_white(plain)
+
+
+def _direct(image: Image.Image) -> bool:
+    """Whether the mean of the image's values is the mean of its colours."""
+    return image.mode in ("L", "LA", "RGB", "RGBA", "CMYK") and "transparency" not in image.info
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The image in mode L, RGB or RGBA."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(_to_8_bits(np.asarray(image)))
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def _shrink(image: Image.Image, longest: int | None) -> None:
-    if longest is not None and max(image.size) > longest:
-        image.thumbnail((longest, longest), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    """In place. In two steps when it is by far, as Pillow's fast reduction is inexact beyond some 100 times."""
+    for side in (64 * longest, longest) if longest else ():
+        if max(image.size) > side:
+            image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+def _on_white(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -137,12 +148,13 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     """
     if values.dtype == np.uint16 or values.dtype == np.dtype(">u2"):
         return _TO_8_BITS[values]
-    values = np.nan_to_num(values, nan=0.0)
-    low, high = values.min(), values.max()
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    values = np.nan_to_num(values, nan=0.0, posinf=high, neginf=low)
     if low < 0 or high > 65535:
-        values, scale = (values - float(low)), 255 / (float(high) - float(low))
+        values, scale = values - low, 255 / ((high - low) or 1.0)
     elif values.dtype.kind in "iu" or high > 255:
         scale = 255 / 65535
     else:
         scale = 255.0 if high <= 1 else 1.0
-    return np.floor(values * scale + 0.5).astype(np.uint8)
+    return np.clip(np.floor(values * scale + 0.5), 0, 255).astype(np.uint8)
