@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
 import launch
+import record
 from selfsup.errors import one_line_errors
 from selfsup.params import load
 
@@ -62,7 +63,6 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
     launch.stop_on_sigterm()
     import torch
 
-    from selfsup import tracking
     from selfsup.evaluation.extraction import write_feature_set
     from selfsup.training import session
     from selfsup.training.build import fresh_backbone
@@ -89,9 +89,8 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
         title = f"supervised {architecture}"
         values = params.model_dump(include={"seed", "data", "backbones", "views", "pretrain"})
         values["methods"] = {"supervised": params.methods["supervised"]}
-        with tracking.single(
-            params.tracking, f"baseline {architecture}", enabled=chief, values=values, checksum=splits["train"].checksum
-        ) as run:
+        checksum = splits["train"].checksum
+        with record.single(params, f"baseline {architecture}", chief, checksum, values) as run:
             task, result = session.run(params, "supervised", architecture, splits, resume, title, run.metrics)
             facts = {"method": "supervised", "backbone": architecture, "epochs": params.pretrain.epochs}
             encoder = task.eval().encoder().to(device)

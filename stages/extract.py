@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
 import launch
+import record
 from selfsup.errors import one_line_errors
 from selfsup.params import load
 
@@ -23,9 +24,9 @@ def main() -> None:
 
 
 def work(params, count: int) -> None:
+    import numpy as np
     from safetensors.torch import load_file
 
-    from selfsup import tracking
     from selfsup.evaluation.extraction import write_feature_set
     from selfsup.evaluation.label_free import label_free
     from selfsup.training.build import build_task, method_params
@@ -40,14 +41,15 @@ def work(params, count: int) -> None:
     task.load_state_dict(load_file("models/pretrained/task.safetensors"))
     encoder = task.encoder().to(accelerator.device)
     facts = {"method": params.method, "backbone": architecture, "epochs": params.pretrain.epochs}
-    with tracking.nested(params.tracking, "extract", enabled=accelerator.is_main_process) as run:
+    with record.nested(params, "extract", accelerator.is_main_process) as run:
         folder = Path("features/pretrained")
         meta = write_feature_set(encoder, splits, accelerator.device, params.data.image_size, folder, facts)
         if accelerator.is_main_process:
-            metrics = {"images_per_second": meta["images_per_second"], "test": label_free(folder / "test.npy")}
+            test = np.load(folder / "test.npy", mmap_mode="r")
+            metrics = {"images_per_second": meta["images_per_second"], "test": label_free(test, params.seed)}
             Path("metrics").mkdir(exist_ok=True)
             Path("metrics/extract.json").write_text(json.dumps(metrics, indent=2) + "\n")
-            run.metrics(tracking.flat_numbers(metrics), 0)
+            run.metrics(metrics["test"], 0)
             print(f"features: {meta['width']} numbers an image, {meta['images_per_second']:.0f} images/s")
 
 

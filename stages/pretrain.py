@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
 import launch
+import record
 from selfsup.errors import one_line_errors
 from selfsup.params import load
 
@@ -36,7 +37,6 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
     launch.stop_on_sigterm()
     from safetensors.torch import save_file
 
-    from selfsup import tracking
     from selfsup.export import export_backbone
     from selfsup.training import session
     from selfsup.training.curves import write_csv
@@ -45,7 +45,7 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
     accelerator = make_accelerator(params.pretrain.precision)
     launch.assert_world(count)
     chief = accelerator.is_main_process
-    with tracking.pipeline(params, resume, enabled=chief, checksum=splits["train"].checksum) as run:
+    with record.pipeline(params, chief, splits["train"].checksum, resume) as run:
         task, result = session.run(params, params.method, architecture, splits, resume, params.method, run.metrics)
         if not chief:
             return
@@ -58,7 +58,6 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
         write_csv(result.rows, Path("plots/pretrain.csv"))
         Path("metrics").mkdir(exist_ok=True)
         Path("metrics/pretrain.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        (folder / "run.json").write_text(json.dumps({"parent": run.parent, "run": run.id}) + "\n")
         run.artifact("models/backbone")
     session.finished(resume)
     if result.alarm:

@@ -3,8 +3,10 @@
 import copy
 import multiprocessing
 import os
+import pickle
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +39,7 @@ def params(**overrides: Any) -> Params:
 SMALL = {  # networks and runs that take a second
     "backbones__conv__options": {"width": 4},
     "backbones__vit__options": {
-        "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2,
+        "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2,
         "class_token": False, "global_pool": "avg", "fc_norm": False,
     },
     "methods__simclr__projector": {"layers": 2, "hidden": 32, "out": 16},
@@ -52,6 +54,7 @@ SMALL = {  # networks and runs that take a second
     "pretrain__warmup_epochs": 0.1,
     "pretrain__log_every": 1,
     "pretrain__knn_every": 0,
+    "data__cache": "memory",
 }  # fmt: skip
 
 
@@ -79,7 +82,7 @@ def _child(function: Callable, rank: int, world: int, port: int, arguments: tupl
     try:
         result = function(*arguments)
         if rank == 0:
-            queue.put(("ok", result))
+            queue.put(("ok", pickle.dumps(result)))  # bytes: tensors would be handed over by file descriptor
     except BaseException as error:
         queue.put(("error", f"rank {rank}: {error}\n{traceback.format_exc()}"))
         raise
@@ -103,8 +106,6 @@ def processes(world: int, function: Callable, *arguments: Any, timeout: float = 
     for child in children:
         child.start()
     outcome = None
-    import time
-
     deadline = time.monotonic() + timeout
     while any(child.is_alive() for child in children):
         if not queue.empty():
@@ -124,4 +125,4 @@ def processes(world: int, function: Callable, *arguments: Any, timeout: float = 
     if outcome and outcome[0] == "error":
         print(outcome[1], file=sys.stderr)
         raise RuntimeError(outcome[1])
-    return outcome[1] if outcome else None
+    return pickle.loads(outcome[1]) if outcome else None

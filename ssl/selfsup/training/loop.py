@@ -7,6 +7,7 @@ that is killed and started again therefore ends with the same bits as one that w
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,7 @@ def make_accelerator(precision: str) -> Any:
 
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("pretrain.precision: fp16 needs a CUDA device; use fp32 or bf16 here")
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)  # its successor is too new
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision={"fp32": "no"}.get(precision, precision),
@@ -134,7 +136,6 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
         unit_scale=True,
         desc=plan.title,
         disable=rank() != 0,
-        mininterval=1.0,
     )
     for step, batch in enumerate(batches, start=first):
         progress = Progress(step, steps, per_epoch)
@@ -149,7 +150,10 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
         accelerator.backward(output.loss)
         bad = torch.where((bad < 0) & ~output.loss.detach().isfinite(), step, bad)
         norm = clip(accelerator, task, settings.clip_grad_norm)
-        logging = step % settings.log_every == 0 or step + 1 == steps
+        done = Progress(step + 1, steps, per_epoch)
+        end_of_epoch = done.step % per_epoch == 0
+        probing = plan.probe and settings.knn_every and end_of_epoch and done.epoch % settings.knn_every == 0
+        logging = step % settings.log_every == 0 or step + 1 == steps or probing
         layers = layer_norms(task) if logging else {}
         task.before_step(progress)
         lr = apply_schedules(optimizer, plan.optimizer, progress)
@@ -160,8 +164,6 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
             task.after_step(output.carry, progress)
         optimizer.zero_grad(set_to_none=True)
 
-        done = Progress(step + 1, steps, per_epoch)
-        end_of_epoch = done.step % per_epoch == 0
         saving = done.step % settings.checkpoint_every == 0 or end_of_epoch
         row: dict[str, float] = {}
         if logging:
@@ -169,7 +171,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
             bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
         if logging or saving:
             stop_if_not_finite(bad, batch["id"], step, plan.resume)
-        if plan.probe and settings.knn_every and end_of_epoch and done.epoch % settings.knn_every == 0:
+        if probing:
             row |= in_eval_mode(task, plan.probe, accelerator)
         if curves is not None and row:
             curves.add({"step": done.step, "epoch": done.step / per_epoch} | row)

@@ -1,0 +1,58 @@
+"""Two processes that hold different halves of every batch train the same weights as one process, for every task."""
+
+import pytest
+import torch
+
+from tests.contract.runs import steps_in_float64
+from tests.helpers import METHODS, processes
+
+TOLERANCE = 1e-9  # relative, float64
+
+
+def largest_difference(a, b):
+    """Over all parameters and buffers, relative to each tensor's largest value."""
+    worst = {}
+    for name, x in a.items():
+        y = b[name]
+        worst[name] = ((x - y).abs().max() / x.abs().max().clamp(min=1e-12)).item() if x.is_floating_point() else float(
+            not torch.equal(x, y)
+        )
+    return max(worst.items(), key=lambda item: item[1])
+
+
+@pytest.fixture(scope="module")
+def one(hundred, tmp_path_factory):
+    return processes(1, steps_in_float64, METHODS, hundred, tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def two(hundred, tmp_path_factory):
+    return processes(2, steps_in_float64, METHODS, hundred, tmp_path_factory.mktemp("two"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_equal_one(one, two, method):
+    name, difference = largest_difference(one[method], two[method])
+    print(f"{method}: largest relative difference {difference:.1e} ({name})")
+    assert difference < TOLERANCE, name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_three_steps_change_the_weights(one, method, hundred):
+    """The comparison above is not one of weights that stood still."""
+    from tests.contract.runs import build, state
+
+    start = state(build(method, hundred, double=True)[0])
+    assert largest_difference(start, one[method])[1] > 1e-3
+
+
+def test_a_gather_without_gradient_is_caught(one, hundred, tmp_path):
+    broken = processes(2, steps_in_float64, ["simclr"], hundred, tmp_path, "gather")
+    assert largest_difference(one["simclr"], broken["simclr"])[1] > 1e3 * TOLERANCE
+
+
+def test_batch_norm_without_the_other_ranks_gradient_is_caught(one, hundred, tmp_path):
+    convolutional = [method for method in METHODS if method != "mae"]
+    broken = processes(2, steps_in_float64, convolutional, hundred, tmp_path, "sum")
+    for method in convolutional:
+        assert largest_difference(one[method], broken[method])[1] > 1e3 * TOLERANCE, method
