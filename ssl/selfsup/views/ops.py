@@ -1,17 +1,16 @@
 """Image operations on whole batches with one number per sample: pure functions, no randomness, any device.
 
 Images are floats [B 3 H W] in 0..1 unless said otherwise; the dtype (float32 or float64) is kept. Each operation equals
-torchvision's of the same name at the same numbers up to rounding, sample by sample.
+torchvision's of the same name at the same numbers up to rounding, sample by sample. `out` may be the images themselves.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MATRIX_PIXELS = 64 * 64  # on a CPU, multiplying larger images by mostly zeros costs more than a call per image
 LUMA = (0.2989, 0.587, 0.114)  # grey value of red, green and blue (ITU-R BT.601)
 
 
@@ -41,18 +40,26 @@ def resize_weights(start: Tensor, length: Tensor, size: int, out: int, dtype: to
 def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
     """Cut a box out of each image and resize it to a square, antialiased bilinear: [B 3 H W] -> float [B 3 size size].
 
-    Images are uint8 in 0..255 or floats in 0..1. `boxes` [B 4] are (top, left, height, width) in pixels, integers or
-    floats, inside the image and at least one pixel in each direction; a pixel belongs to the crop if its centre does,
-    and no other pixel has a say. `flip` (bool [B]) mirrors left and right.
+    Images are uint8 in 0..255 or floats in 0..1. `boxes` int64 [B 4] are (top, left, height, width) in pixels, inside
+    the image; pixels outside them have no say. `flip` (bool [B]) mirrors left and right.
     """
     batch, channels, height, width = images.shape
     dtype = torch.float32 if images.dtype == torch.uint8 else images.dtype
+    flip = torch.zeros(batch, dtype=torch.bool, device=images.device) if flip is None else flip
+    if images.device.type == "cpu" and height * width > MATRIX_PIXELS:
+        views = torch.empty(batch, channels, size, size, dtype=dtype)
+        for view, image, (top, left, tall, wide), mirror in zip(
+            views, images, boxes.tolist(), flip.tolist(), strict=True
+        ):
+            crop = image[None, :, top : top + tall, left : left + wide].to(dtype)
+            resized = F.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
+            view.copy_(resized.flip(2) if mirror else resized)
+        return views.div_(255) if images.dtype == torch.uint8 else views
     top, left, tall, wide = boxes.unbind(1)
-    still = torch.zeros(batch, dtype=torch.bool, device=images.device)
-    rows = resize_weights(top, tall, height, size, dtype, still)  # [B size H]
-    columns = resize_weights(left, wide, width, size, dtype, still if flip is None else flip)  # [B size W]
+    rows = resize_weights(top, tall, height, size, dtype, torch.zeros_like(flip))  # [B size H]
+    columns = resize_weights(left, wide, width, size, dtype, flip)  # [B size W]
     if images.dtype == torch.uint8:
-        columns = columns.div_(255)
+        columns.div_(255)
     lines = images.to(dtype).reshape(batch, channels * height, width) @ columns.mT  # [B 3H size]
     return rows[:, None] @ lines.view(batch, channels, height, size)
 
@@ -73,39 +80,40 @@ def _column(numbers: Tensor, images: Tensor) -> Tensor:
     return numbers.to(images.dtype).view(-1, 1, 1, 1)
 
 
-def brightness(images: Tensor, factor: Tensor) -> Tensor:
+def brightness(images: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
     """Multiply by `factor` [B] >= 0; 1 changes nothing."""
-    return (images * _column(factor, images)).clamp_(0, 1)
+    return torch.mul(images, _column(factor, images), out=out).clamp_(0, 1)
 
 
-def contrast(images: Tensor, factor: Tensor) -> Tensor:
+def contrast(images: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
     """Move away from the mean luma of the image by `factor` [B] >= 0; 1 changes nothing, 0 gives a flat image."""
     luma = torch.tensor(LUMA, dtype=images.dtype, device=images.device)
     mean = (images.mean(dim=(2, 3)) * luma).sum(dim=1)  # [B]
     factor = factor.to(images.dtype)
-    return (images * _column(factor, images)).add_(_column(mean * (1 - factor), images)).clamp_(0, 1)
+    offset = _column(mean * (1 - factor), images)
+    return torch.mul(images, _column(factor, images), out=out).add_(offset).clamp_(0, 1)
 
 
-def saturation(images: Tensor, factor: Tensor) -> Tensor:
+def saturation(images: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
     """Move away from the pixel's luma by `factor` [B] >= 0; 1 changes nothing, 0 gives a grey image."""
-    return torch.lerp(_luma(images), images, _column(factor, images)).clamp_(0, 1)
+    return torch.lerp(_luma(images), images, _column(factor, images), out=out).clamp_(0, 1)
 
 
-def hue(images: Tensor, turns: Tensor) -> Tensor:
+def hue(images: Tensor, turns: Tensor, out: Tensor | None = None) -> Tensor:
     """Turn the hue by `turns` [B], in -1/2..1/2 of the colour circle, at equal value and saturation (HSV)."""
     red, green, blue = images.split(1, dim=1)  # [B 1 H W]
     low = images.amin(dim=1, keepdim=True)
     chroma = images.amax(dim=1, keepdim=True).sub_(low)
     # with channels scaled to 0..1 the unsigned hue is (1 + g + b - r) / 6 turns on all six sides of the colour hexagon
     side = (green + blue).sub_(red).sub_(low).div_(chroma.clamp(min=torch.finfo(images.dtype).tiny)).add_(1).div_(6)
-    angle = torch.copysign(side, green - blue).add_(_column(turns, images))
+    angle = side.copysign_(green - blue).add_(_column(turns, images))
     primaries = torch.tensor([0, 1 / 3, 2 / 3], dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
     away = angle - primaries  # [B 3 H W], turns from each primary
     away.sub_(away.round()).abs_().clamp_(1 / 6, 1 / 3)  # a channel is full within 1/6 of a turn, empty beyond 1/3
-    return torch.addcmul(low.add_(chroma, alpha=2), chroma, away, value=-6).clamp_(0, 1)
+    return torch.addcmul(low.add_(chroma, alpha=2), chroma, away, value=-6, out=out).clamp_(0, 1)
 
 
-COLOUR_OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (brightness, contrast, saturation, hue)
+COLOUR_OPERATIONS = (brightness, contrast, saturation, hue)
 NO_OPERATION = len(COLOUR_OPERATIONS)
 
 
@@ -116,25 +124,21 @@ def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     none) a sample undergoes first, second, ... `order` may stay on the CPU, which spares a GPU's queue a wait.
     """
     place = torch.arange(len(images), device=order.device)  # which sample lies where
-    for codes in order.unbind(1):
-        codes = codes[place]
-        move = codes.argsort(stable=True)
+    spare = (torch.empty_like(images), torch.empty_like(images))  # fresh memory is dear on a CPU: two buffers in turn
+    for step, codes in enumerate(order.unbind(1)):
+        move = codes[place].argsort(stable=True)
         place = place[move]
+        images = torch.index_select(images, 0, move.to(images.device), out=spare[step % 2])
+        own = factors.index_select(0, place.to(images.device))
         counts = torch.bincount(codes, minlength=NO_OPERATION + 1).tolist()
-        where = place.to(images.device)
-        groups = images.index_select(0, move.to(images.device)).split(counts)
-        numbers = factors.index_select(0, where).split(counts)
-        done = [
-            operation(group, number[:, i])
-            for i, (operation, group, number) in enumerate(zip(COLOUR_OPERATIONS, groups, numbers, strict=False))
-            if len(group)
-        ]
-        images = torch.cat([*done, groups[NO_OPERATION]])
+        groups = zip(COLOUR_OPERATIONS, images.split(counts), own.split(counts), strict=False)
+        for i, (operation, group, numbers) in enumerate(groups):
+            operation(group, numbers[:, i], out=group)
     return images.index_select(0, place.argsort().to(images.device))
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
-    """Convolve with a Gaussian of `sigma` [B] > 0 pixels, cut to `kernel` (odd) pixels, the image mirrored at the edges.
+    """Convolve with a Gaussian of `sigma` [B] > 0 pixels, cut to `kernel` (odd) pixels, the image mirrored at its rim.
 
     The kernel is shorter than twice the image's sides.
     """

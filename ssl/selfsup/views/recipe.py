@@ -10,18 +10,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from selfsup.params import JitterParams, ViewsParams
+from selfsup.params import ViewsParams
 from selfsup.views import ops
 from selfsup.views.draw import Draw
 
 CROP_TRIES = 10
 MASK_BLOCKS = 32
-PART = 2**18  # pixels worked on at a time on a CPU, so that they stay in its caches
+PART = 2**17  # pixels of a view worked on at a time on a CPU, so that they stay in its caches
+
+
+class Numbers(NamedTuple):
+    """All that is random in a batch of views, one row a sample."""
+
+    crop: Tensor  # int64 [B 4]: top, left, height, width
+    flip: Tensor  # bool [B]
+    factors: Tensor  # [B 4]: brightness, contrast, saturation, hue
+    order: Tensor  # int64 [B 4]: which of those comes first, second, ...; 4: none
+    grey: Tensor  # bool [B]
+    blur: Tensor  # bool [B]
+    sigma: Tensor  # [B], pixels
+    solarize: Tensor  # bool [B]
 
 
 def two_views(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size: int) -> tuple[Tensor, Tensor]:
@@ -31,44 +44,81 @@ def two_views(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size:
     each with its own probabilities of the last two operations.
     """
 
-    def view(number: int) -> Tensor:
-        fork = draw.fork(f"view {number + 1}")
-
-        def make(images: Tensor, box: Tensor, rows: slice) -> Tensor:
-            own = fork[rows]
-            cropped = _crop(images, box, own, views, size)
-            return _recolour(cropped, own, views, views.blur[number], views.solarize[number])
-
-        return _in_parts(batch, size, make)
+    def view(i: int) -> Tensor:
+        numbers = view_numbers(batch["box"], draw.fork(f"view {i + 1}"), views, i)
+        return _in_parts(batch["image"], numbers, size, lambda images, own: augment(images, Numbers(*own), size))
 
     return view(0), view(1)
 
 
 def crop_view(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size: int) -> Tensor:
     """One random view of every image: crop and flip only."""
-    return _in_parts(batch, size, lambda images, box, rows: _crop(images, box, draw[rows], views, size))
+    numbers = crop_boxes(batch["box"], draw, views.crop_scale, views.crop_ratio), draw.bernoulli("flip", views.flip)
+    return _in_parts(batch["image"], numbers, size, lambda images, own: _crop(images, own[0], own[1], size))
 
 
 def centre_view(batch: Mapping[str, Tensor], size: int) -> Tensor:
     """The largest centred square of every picture, resized. Nothing is random."""
+    box = batch["box"]
+    side = box.amin(dim=1, keepdim=True)
+    square = torch.cat([(box - side) // 2, side, side], dim=1)
+    return _in_parts(batch["image"], [square], size, lambda images, own: ops.resized_crop(images, own[0], size))
 
-    def make(images: Tensor, box: Tensor, _: slice) -> Tensor:
-        side = box.amin(dim=1, keepdim=True)
-        return ops.resized_crop(images, torch.cat([(box - side) // 2, side, side], dim=1), size)
 
-    return _in_parts(batch, size, make)
+def _crop(images: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:
+    return ops.resized_crop(images, crop.to(images.device), size, flip.to(images.device))
 
 
 @torch.no_grad()
-def _in_parts(batch: Mapping[str, Tensor], size: int, make: Callable[[Tensor, Tensor, slice], Tensor]) -> Tensor:
-    """`make(images, box, rows)` of the whole batch; on a CPU of a few samples at a time."""
-    images, box = batch["image"], batch["box"]
-    part = len(images)
-    if images.device.type == "cpu":
-        part = max(1, PART // max(size * size, images.shape[2] * images.shape[3]))
-    parts = [slice(start, start + part) for start in range(0, len(images), part)]
+def _in_parts(
+    images: Tensor, numbers: Sequence[Tensor], size: int, make: Callable[[Tensor, Sequence[Tensor]], Tensor]
+) -> Tensor:
+    """`make(images, numbers)` of the whole batch; on a CPU of a few samples at a time."""
+    part = max(1, PART // size**2) if images.device.type == "cpu" else max(1, len(images))
+    parts = zip(images.split(part), *(number.split(part) for number in numbers), strict=True)
     with torch.autocast(images.device.type, enabled=False):
-        return torch.cat([make(images[rows], box[rows], rows) for rows in parts])
+        return torch.cat([make(own, rest) for own, *rest in parts])
+
+
+def view_numbers(box: Tensor, draw: Draw, views: ViewsParams, view: int) -> Numbers:
+    """What is random in view 0 or 1 of pictures of height and width `box` int64 [B 2]."""
+    jitter = views.jitter
+    device = draw.key.device
+    strength = torch.tensor([jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue], device=device)
+    neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], device=device)
+    order = draw.permutation("jitter order", 4)
+    idle = ~draw.bernoulli("jitter", jitter.p)[:, None] | (strength == 0)[order]
+    return Numbers(
+        crop=crop_boxes(box, draw, views.crop_scale, views.crop_ratio),
+        flip=draw.bernoulli("flip", views.flip),
+        factors=neutral + strength * draw.uniform("jitter factors", 4, low=-1.0),
+        order=order.masked_fill(idle, ops.NO_OPERATION),
+        grey=draw.bernoulli("grey", views.grey),
+        blur=draw.bernoulli("blur", views.blur[view]),
+        sigma=draw.uniform("blur sigma", low=views.blur_sigma[0], high=views.blur_sigma[1]),
+        solarize=draw.bernoulli("solarize", views.solarize[view]),
+    )
+
+
+def augment(images: Tensor, numbers: Numbers, size: int) -> Tensor:
+    """The views [B 3 size size] that `numbers` describe."""
+    device = images.device
+    kernel = 2 * max(1, size // 20) + 1  # of the blur: odd, about a tenth of the side
+    images = _crop(images, numbers.crop, numbers.flip, size)
+    images = ops.colour_jitter(images, numbers.factors.to(device), numbers.order)
+    _some(images, numbers.grey, ops.to_grey)
+    _some(images, numbers.blur, lambda some, sigma: ops.gaussian_blur(some, sigma, kernel), numbers.sigma)
+    _some(images, numbers.solarize, ops.solarize)
+    return images
+
+
+def _some(images: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *numbers: Tensor) -> None:
+    """Replace the images where `chosen` (bool [B]) by `operation` of them and their `numbers` [B], in place."""
+    rows = chosen.nonzero().flatten()
+    if len(rows):
+        own = (number[rows].to(images.device) for number in numbers)
+        rows = rows.to(images.device)
+        images.index_copy_(0, rows, operation(images.index_select(0, rows), *own))
 
 
 def crop_boxes(box: Tensor, draw: Draw, scale: Sequence[float], ratio: Sequence[float]) -> Tensor:
@@ -95,49 +145,6 @@ def crop_boxes(box: Tensor, draw: Draw, scale: Sequence[float], ratio: Sequence[
     room = torch.cat([height - tall, width - wide], dim=1)  # [B 2]
     corner = torch.where(any_fits, (place * (room + 1)).floor(), (room / 2).floor())
     return torch.cat([corner, tall, wide], dim=1).long()
-
-
-def _crop(images: Tensor, box: Tensor, draw: Draw, views: ViewsParams, size: int) -> Tensor:
-    boxes = crop_boxes(box, draw, views.crop_scale, views.crop_ratio)
-    return ops.resized_crop(images, boxes, size, draw.bernoulli("flip", views.flip).to(images.device))
-
-
-def _recolour(images: Tensor, draw: Draw, views: ViewsParams, blur: float, solarize: float) -> Tensor:
-    if views.jitter.p > 0:
-        images = _jitter(images, draw, views.jitter)
-    if views.grey > 0:
-        images = _some(images, draw.bernoulli("grey", views.grey), ops.to_grey)
-    if blur > 0:
-        low, high = views.blur_sigma
-        kernel = 2 * max(1, images.shape[3] // 20) + 1  # odd, about a tenth of the side
-        images = _some(
-            images,
-            draw.bernoulli("blur", blur),
-            lambda chosen, sigma: ops.gaussian_blur(chosen, sigma, kernel),
-            draw.uniform("blur sigma", low=low, high=high),
-        )
-    if solarize > 0:
-        images = _some(images, draw.bernoulli("solarize", solarize), ops.solarize)
-    return images
-
-
-def _jitter(images: Tensor, draw: Draw, jitter: JitterParams) -> Tensor:
-    strength = torch.tensor([jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue])
-    neutral = torch.tensor([1.0, 1.0, 1.0, 0.0])
-    device = draw.key.device
-    factors = neutral.to(device) + strength.to(device) * draw.uniform("jitter factors", 4, low=-1.0)
-    order = draw.permutation("jitter order", 4)
-    idle = ~draw.bernoulli("jitter", jitter.p)[:, None] | (strength.to(device) == 0)[order]
-    return ops.colour_jitter(images, factors.to(images.device), order.masked_fill(idle, ops.NO_OPERATION))
-
-
-def _some(images: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *numbers: Tensor) -> Tensor:
-    """Replace the images where `chosen` (bool [B]) by `operation` of them and their `numbers` [B]."""
-    rows = chosen.nonzero().flatten().to(images.device)
-    if not len(rows):
-        return images
-    own = (number.to(images.device).index_select(0, rows) for number in numbers)
-    return images.index_copy(0, rows, operation(images.index_select(0, rows), *own))
 
 
 def patch_mask(
