@@ -18,8 +18,8 @@ from selfsup.params import Evaluation, Params
 PROTOCOLS = sorted(set(Evaluation.model_fields) - {"protocols"})
 
 
-def evaluate(protocol: str, params: Params) -> None:
-    """Judge every feature set by `protocol` and write what it found, in the working folder.
+def evaluate(protocol: str, params: Params) -> dict[str, Any]:
+    """Judge every feature set by `protocol`, write what it found in the working folder, and return the metrics.
 
     `metrics/evaluate/<protocol>.json` has `{protocol: {row: {metric: value}}}`, or `{protocol: {"skipped": reason}}`
     when the labels do not suffice. `evaluations/<protocol>/` has `outcomes.npz` (`<row>/<metric>`: the units whose mean
@@ -38,9 +38,8 @@ def evaluate(protocol: str, params: Params) -> None:
     reason = insufficient(labels)
     if reason:
         print(f"{protocol}: skipped, {reason}")
-        _write_json(metrics_path, {protocol: {"skipped": reason}})
         _write_json(folder / "details.json", {"skipped": reason})
-        return
+        return _write_json(metrics_path, {protocol: {"skipped": reason}})
     sets, missing = find("features", params.baselines)
     results = {}
     for one in sets:
@@ -48,9 +47,9 @@ def evaluate(protocol: str, params: Params) -> None:
         print(f"{protocol}: {one.title}: {_line(results[one.row].metrics)}", flush=True)
     for row, why in missing.items():
         print(f"{protocol}: {row}: left out, {why}")
-    rows = {row: result.metrics for row, result in results.items()}
-    _write_json(metrics_path, {protocol: {"features": module.FEATURES, **rows}})
     write_outcomes(folder, sets, missing, results, labels, train.classes)
+    rows = {row: result.metrics for row, result in results.items()}
+    return _write_json(metrics_path, {protocol: {"features": module.FEATURES, **rows}})
 
 
 def insufficient(labels: Splits) -> str | None:
@@ -110,8 +109,10 @@ def _line(metrics: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write_json(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Write and return `value`."""
     path.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -78,7 +78,7 @@ def dots(panels: Mapping[str, Mapping[str, tuple[float, float]]], names: Mapping
     """A dot and its spread for every row, as SVG: per panel and row (accuracy, spread) in 0..1."""
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots(len(panels), 1, squeeze=False).ravel()
+        axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True).ravel()
         for axis, (title, rows) in zip(axes, panels.items(), strict=True):
             for y, (row, (mean, spread)) in enumerate(reversed(list(rows.items()))):
                 axis.errorbar(
@@ -88,8 +88,9 @@ def dots(panels: Mapping[str, Mapping[str, tuple[float, float]]], names: Mapping
             axis.set_yticks(range(len(rows)), [names[row] for row in reversed(list(rows))])
             axis.set_ylim(-0.5, len(rows) - 0.25)
             axis.margins(x=0.12)
-            axis.set_title(title)
+            axis.set_title(title, fontweight="bold")
             axis.spines["left"].set_visible(False)
+            axis.tick_params(labelbottom=True)
         axes[-1].set_xlabel("test accuracy, %")
 
     return svg(draw, 4.8, 1.7 * len(panels) + 0.2)
@@ -106,7 +107,7 @@ def few_labels(series: Mapping[str, Sequence[tuple[int, float, float]]], names: 
             axis.plot(n, 100 * mean, color=COLOURS[row], marker="o", markersize=4, linewidth=1.8, label=names[row])
         axis.set_xscale("log")
         every = sorted({n for points in series.values() for n, _, _ in points})
-        shown = [n for i, n in enumerate(every) if i == 0 or n / every[i - 1] > 1.15]
+        shown = [n for i, n in enumerate(every) if i == 0 or n / every[i - 1] > 1.4]
         axis.set_xticks(shown, [f"{n:,}" for n in shown])
         axis.minorticks_off()
         axis.set_xlabel("labelled training images (log scale)")

@@ -14,7 +14,6 @@ import numpy as np
 
 from selfsup.evaluation.features import FeatureSet, find
 from selfsup.evaluation.label_free import label_free
-from selfsup.evaluation.run import PROTOCOLS
 from selfsup.report import charts, pictures
 from selfsup.report.scores import NAMES, Scores, columns, confusions, headline, read_scores
 
@@ -54,7 +53,7 @@ def contents(params: Params) -> dict[str, Any]:
     sets, missing = find("features", params.baselines)
     name = sets[0].title
     names = {one.row: NAMES.get(one.row, one.title) for one in sets}
-    scores = [read_scores(protocol) for protocol in PROTOCOLS if protocol in params.evaluation.protocols]
+    scores = [read_scores(protocol) for protocol in params.evaluation.protocols]
     rows, table = columns(scores)
     run = _json("metrics/pretrain.json")
     free = [(one.row, label_free(one.load("test", test.samples), params.seed)) for one in sets if test.samples > 1]
@@ -186,15 +185,15 @@ def confusion_matrix(scores: Sequence[Scores], classes: Sequence[str]) -> list[l
     return [list(zip(*row, strict=True)) for row in zip(counts.tolist(), shares.tolist(), strict=True)]
 
 
-def maps(sets: Sequence[FeatureSet], test: Split, seed: int) -> list[tuple[str, str]]:
-    """t-SNE of the pretrained features and of raw pixels, as (row, data URI)."""
+def maps(sets: Sequence[FeatureSet], test: Split, seed: int) -> list[tuple[str, str | None]]:
+    """t-SNE of the pretrained features and of raw pixels, as (row, data URI); None where there is nothing to draw."""
     shown = pictures.sample(test.samples, pictures.POINTS, seed)
-    found = []
+    found: list[tuple[str, str | None]] = []
     for one in sets:
         if one.row in ("method", "pixels"):
             places = pictures.tsne(one.load("test", test.samples)[shown], seed)
-            if places is not None:
-                found.append((one.row, pictures.scatter(places, test.labels[shown], len(test.classes))))
+            drawn = None if places is None else pictures.scatter(places, test.labels[shown], len(test.classes))
+            found.append((one.row, drawn))
     return found
 
 
