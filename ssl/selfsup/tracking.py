@@ -2,7 +2,7 @@
 
 The writer is a process of its own because importing MLflow takes seconds of pure Python, which in a thread would hold
 up the stage, and because its client blocks and prints. The stage only puts JSON lines into a pipe, without ever waiting
-for room in it. A stage that is killed outright closes the pipe, so that its run still ends as KILLED.
+for room in it. A stage that is killed outright closes the pipe, so that its runs still end as KILLED.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import FrameType
 
-    from selfsup.params import Params, Tracking
+    from selfsup.params import Tracking
 
 _ANSWER = 4.0  # seconds that the stage waits for a server that says nothing, after which it goes on without
 _WORK = 60.0  # seconds that the stage waits for the writer's own work: importing MLflow, creating the store, copying
 _BACKLOG = 16_000_000  # bytes kept for a writer that does not read
-PRETRAINED = Path("models/pretrained/run.json")  # {"run": id}
 _WRITER = Path(__file__).with_name("tracking_writer.py")
 _ENVIRONMENT = {  # of the writer
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -44,74 +43,41 @@ def start(
     tracking: Tracking,
     stage: str,
     name: str,
-    parent: str | None = None,
-    resume: Path | None = None,
+    parent: Run | str | None = None,
+    resume: str | None = None,
     values: Mapping[str, Any] | None = None,
     tags: Mapping[str, Any] | None = None,
 ) -> Run:
     """Open a run; returns at once. To be called by one process of a stage only.
 
-    `parent` is the id of the run to nest it under. `resume` is a file for the run's id: if there is one, and the store
-    has that run, it goes on. `values` are parameters, nested dictionaries becoming `a.b.c`.
+    `parent` is the run to nest it under, or its id. `resume` is the id of a run to go on with, if the store has it.
+    `values` are parameters, nested dictionaries becoming `a.b.c`. Raises nothing when the store cannot be had.
     """
     if not tracking.enabled:
-        return Run(None)
+        return Run(None, 0)
+    root = Path(os.environ.get("DVC_ROOT") or ".").resolve()
+    uri = tracking.uri or f"sqlite:///{root}/mlflow.db"
+    if uri not in _channels:
+        _channels[uri] = _Channel(uri)
+    channel = _channels[uri]
     tags = {
         "stage": stage,
         "mlflow.source.name": sys.argv[0],
-        "world_size": os.environ.get("WORLD_SIZE", "1"),
-        "device": _device(),
-        "mlflow.parentRunId": parent,
         "dvc.experiment": os.environ.get("DVC_EXP_NAME"),
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV"),
         **(tags or {}),
     }
-    root = Path(os.environ.get("DVC_ROOT") or ".").resolve()
-    return Run(
-        {
-            "uri": tracking.uri or f"sqlite:///{root}/mlflow.db",
-            "experiment": tracking.experiment,
-            "name": name,
-            "resume": str(resume.resolve()) if resume else None,
-            "values": flatten(values or {}),
-            "tags": {key: str(value) for key, value in tags.items() if value is not None},
-        }
-    )
-
-
-def pipeline(params: Params, resume: Path, *, enabled: bool, checksum: str) -> Run:
-    """The run of the chosen method's pretraining, which later stages nest theirs under. Its id is kept in `resume/run`.
-
-    `enabled` is true in one process. `checksum` is the data set's.
-    """
-    values = params.model_dump(exclude={"methods", "evaluation", "tracking"})
-    values["methods"] = {params.method: params.methods[params.method]}
-    tags = {"data": checksum}
-    return (
-        start(params.tracking, "pretrain", params.method, None, resume / "run", values, tags) if enabled else Run(None)
-    )
-
-
-def nested(tracking: Tracking, stage: str, *, enabled: bool = True, values: Mapping[str, Any] | None = None) -> Run:
-    """The run of a later stage, under the pretraining that models/pretrained/run.json names."""
-    parent = json.loads(PRETRAINED.read_text())["run"] if PRETRAINED.exists() else None
-    return start(tracking, stage, stage, parent, values=values) if enabled else Run(None)
-
-
-def single(tracking: Tracking, stage: str, *, enabled: bool, values: Mapping[str, Any], checksum: str) -> Run:
-    """A run on its own, such as a baseline's, which belongs to no method."""
-    return start(tracking, stage, stage, values=values, tags={"data": checksum}) if enabled else Run(None)
-
-
-def flat_numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of nested metrics on one level: `{"a": {"b": 1, "c": "x"}}` becomes `{"a.b": 1.0}`."""
-    flat: dict[str, float] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flat_numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat[f"{prefix}{key}"] = float(value)
-    return flat
+    channel.runs += 1
+    opening = {
+        "experiment": tracking.experiment,
+        "name": name,
+        "parent": parent if isinstance(parent, str | None) else parent.number,
+        "resume": resume,
+        "values": flatten(values or {}),
+        "tags": {key: str(value) for key, value in tags.items() if value is not None},
+    }
+    channel.send({"run": channel.runs, "open": opening})
+    return Run(channel, channel.runs)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -131,39 +97,20 @@ class Run:
     No method raises or waits because of the store: a server that is down costs one line on stderr.
     """
 
-    def __init__(self, opening: Mapping[str, Any] | None):
-        """`opening` is what the writer needs to open the run; None: tracking is off and nothing is written."""
-        self._id: str | None = None
-        self._state = "working"  # or asking, uploading, down: what the writer last said of itself
-        self._unsent = b""
-        self._unread = b""
-        self._uri = opening["uri"] if opening else ""
-        self._warned = False
-        self._writer: subprocess.Popen[bytes] | None = None
-        if opening is None:
-            return
-        try:
-            # A session of its own, so that Ctrl-C reaches the stage alone.
-            self._writer = subprocess.Popen(
-                [sys.executable, "-P", str(_WRITER)],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=os.environ | _ENVIRONMENT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._warn(f"cannot start its writer ({error}); the stage goes on without it")
-            return
-        self._pipes = self._writer.stdin.fileno(), self._writer.stdout.fileno()  # type: ignore[union-attr]
-        os.set_blocking(self._pipes[0], False)
-        self._send(opening)
+    def __init__(self, channel: _Channel | None, number: int):
+        """`number` counts the runs of a channel. No channel: tracking is off, and nothing is written."""
+        self._channel = channel
+        self.number = number
+        self._ended = False
 
     @property
     def id(self) -> str | None:
         """The run's id, waiting until the run exists; None if tracking is off or the store does not answer."""
-        self._wait(lambda: self._id is not None or self._state == "down")
-        return self._id
+        if self._channel is None:
+            return None
+        channel = self._channel
+        channel.wait(lambda: self.number in channel.ids or channel.state == "down")
+        return channel.ids.get(self.number)
 
     def metrics(self, values: Mapping[str, Any], step: int) -> None:
         """One point of each curve; values are numbers or tensors []. Infinities are recorded as NaN."""
@@ -177,7 +124,14 @@ class Run:
     def finish(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED once all is delivered, or given up. Further calls do nothing."""
         self._send({"finish": status})
-        self._wait(lambda: False)
+        self._ended = True
+        if self._channel:
+            channel = self._channel
+            channel.wait(lambda: self.number in channel.ended)
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        if self._channel and not self._ended:
+            self._channel.send({"run": self.number, **message})
 
     def __enter__(self) -> Run:
         self._handler = None
@@ -198,26 +152,52 @@ class Run:
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler)
 
-    def _send(self, message: Mapping[str, Any]) -> None:
+
+def _terminated(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+class _Channel:
+    """The stage's end of the pipes to the writer of one store. The writer ends with the stage."""
+
+    def __init__(self, uri: str):
+        self.uri = uri
+        self.runs = 0
+        self.ids: dict[int, str] = {}
+        self.ended: set[int] = set()
+        self.state = "working"  # or asking, uploading, down: what the writer last said of itself
+        self._unsent = self._unread = b""
+        self._warned = False
+        self._writer: subprocess.Popen[bytes] | None = None
+        try:
+            # A session of its own, so that Ctrl-C reaches the stage alone.
+            self._writer = subprocess.Popen(
+                [sys.executable, "-P", str(_WRITER)],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | _ENVIRONMENT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._warn(f"cannot start its writer ({error}); the stage goes on without it")
+            return
+        self._pipes = self._writer.stdin.fileno(), self._writer.stdout.fileno()  # type: ignore[union-attr]
+        os.set_blocking(self._pipes[0], False)
+        self.send(uri)
+
+    def send(self, message: Mapping[str, Any] | str) -> None:
+        """Send what the pipe has room for, keep the rest, and hear what the writer has to say."""
         if self._writer and len(self._unsent) < _BACKLOG:
             self._unsent += json.dumps(message).encode() + b"\n"
             self._push()
-        self._wait(lambda: True)
+        self.wait(lambda: True)
 
-    def _push(self) -> None:
-        """Put into the pipe what it has room for."""
-        try:
-            self._unsent = self._unsent[os.write(self._pipes[0], self._unsent) :]
-        except BlockingIOError:
-            pass
-        except BrokenPipeError:
-            self._close("its writer stopped")
-
-    def _wait(self, ready: Callable[[], bool]) -> None:
+    def wait(self, ready: Callable[[], bool]) -> None:
         """Listen to the writer until `ready` or its end, and give it up when it says nothing for too long."""
-        to, back = self._pipes if self._writer else (0, 0)
         while self._writer:
-            limit = 0.0 if ready() else _ANSWER if self._state == "asking" else _WORK
+            to, back = self._pipes
+            limit = 0.0 if ready() else _ANSWER if self.state == "asking" else _WORK
             readable, writable, _ = select.select([back], [to] if self._unsent else [], [], limit)
             if readable:
                 self._listen(os.read(back, 65536))
@@ -226,42 +206,45 @@ class Run:
             elif writable:
                 self._push()
             else:
-                self._close(f"no answer from {self._uri}")
+                self._give_up(f"no answer from {self.uri}")
+
+    def _push(self) -> None:
+        try:
+            self._unsent = self._unsent[os.write(self._pipes[0], self._unsent) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self._give_up("its writer stopped")
 
     def _listen(self, heard: bytes) -> None:
         if not heard:
-            self._close(None if self._state in ("done", "down") else "its writer stopped")
-            return
+            self._give_up("its writer stopped")
         *lines, self._unread = (self._unread + heard).split(b"\n")
         for line in lines:
-            said = json.loads(line)
-            self._id = said.get("id", self._id)
-            self._state = said.get("state", self._state)
-            if "warning" in said:
-                self._warn(said["warning"])
+            match json.loads(line):
+                case {"state": state}:
+                    self.state = state
+                case {"run": number, "id": run}:
+                    self.ids[number] = run
+                case {"ended": number}:
+                    self.ended.add(number)
+                case {"warning": warning}:
+                    self._warn(warning)
 
-    def _close(self, reason: str | None) -> None:
-        if self._writer is None:
-            return
+    def _give_up(self, reason: str) -> None:
+        self._warn(f"{reason}; the stage goes on without it")
         writer, self._writer = self._writer, None
-        if reason:
-            self._warn(f"{reason}; the stage goes on without it")
+        if writer:
             writer.kill()
-        for pipe in (writer.stdin, writer.stdout):
-            pipe.close()  # type: ignore[union-attr]
-        writer.wait()
+            for pipe in (writer.stdin, writer.stdout):
+                pipe.close()  # type: ignore[union-attr]
+            writer.wait()
 
     def _warn(self, what: str) -> None:
-        """Print the one line that a run may print, without the password that a URI may hold."""
+        """Print the one line that a store may cost, without the password that a URI may hold."""
         if not self._warned:
             print("tracking:", re.sub(r"//[^/@\s]+@", "//***@", what), file=sys.stderr)
         self._warned = True
 
 
-def _device() -> str:
-    torch = sys.modules.get("torch")  # not imported for this alone
-    return torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu"
-
-
-def _terminated(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)
+_channels: dict[str, _Channel] = {}  # by the store's URI

@@ -1,8 +1,8 @@
 """The process that writes a stage's run to MLflow; `tracking.py` starts it. The only file that imports MLflow.
 
-Reads JSON lines from stdin: first what it needs to open the run, then metrics and artifacts, last `finish`. Writes to
-stdout the run's id and what it is doing, so that the stage knows how long to wait. An end of input without `finish`
-means that the stage was killed.
+Reads JSON lines from stdin: the store's URI, then messages that each have the number of a run, to `open` it, with
+`metrics` and `artifact`, and to `finish` it. Writes to stdout the runs' ids and what it is doing, so that the stage
+knows how long to wait. An end of input without `finish` means that the stage was killed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -29,174 +30,191 @@ from urllib.parse import urlsplit
 _GATHER = 1.0  # seconds of points that go into one request
 _SAMPLE = 15.0  # seconds between two readings of processor, memory and disk
 _RETRY = 30.0  # seconds between two tries to reach a store that does not answer
-_TRIES = 5  # at the end, for a database that another process has locked
 _POINTS = 50_000  # metric values kept while the store does not answer
+_TEXT = 6000  # characters of a value, which is what MLflow keeps
 _FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)  # in MLflow's names
+
+Inbox = queue.Queue[dict[str, Any] | None]  # None: no more will come
+
+
+@dataclass
+class Record:
+    """A run, and what waits to be sent to it."""
+
+    opening: dict[str, Any]
+    run: str = ""  # id, once the store has it
+    started: int = 0  # milliseconds
+    values: list[tuple[str, str]] = field(default_factory=list)
+    points: list[tuple[Any, ...]] = field(default_factory=list)  # name, value, milliseconds, step
+    files: list[dict[str, str]] = field(default_factory=list)
+    status: str = ""  # the final one, once the stage has said it
 
 
 class Writer:
     """Keeps what the stage sends until the store has it."""
 
-    def __init__(self, opening: dict[str, Any], say: Callable[[dict[str, str]], None]):
-        self.opening, self.say = opening, say
-        self.uri: str = opening["uri"]
-        self.remote = not self.uri.startswith("sqlite:")
-        self.note = Path(opening["resume"]) if opening["resume"] else None  # file of the run's id
+    def __init__(self, uri: str, stage: IO[str]):
+        self.uri, self.stage = uri, stage
+        self.remote = not uri.startswith("sqlite:")
         self.client: Any = None
-        self.run = ""  # id
-        self.started = 0  # milliseconds
-        self.values: list[Any] = []
-        self.points: list[Any] = []
-        self.files: list[dict[str, str]] = []
+        self.open: dict[int, Record] = {}
+        self.ids: dict[int, str] = {}
         self.down = False
         self.retry_at = self.sample_at = 0.0
         self.monitor: Any = None
 
-    def serve(self, inbox: queue.Queue[dict[str, Any]]) -> None:
+    def serve(self, inbox: Inbox) -> None:
         """Deliver until the stage ends."""
-        status = None
-        while True:
-            if status or time.monotonic() >= self.retry_at:
-                self.deliver(status)
-            if status:
-                return
-            status = self.gather(inbox)
+        while self.gather(inbox):
             self.sample()
+            closing = any(record.status for record in self.open.values())
+            if closing or (self.open and time.monotonic() >= self.retry_at):
+                self.deliver(closing)
+        for record in self.open.values():
+            record.status = "KILLED"
+        if self.open:
+            self.deliver(True)
 
-    def gather(self, inbox: queue.Queue[dict[str, Any]]) -> str | None:
-        """Take in what arrives within `_GATHER` seconds. Returns the final status if the stage has ended."""
+    def gather(self, inbox: Inbox) -> bool:
+        """Take in what arrives within `_GATHER` seconds, or until a run is opened or ends. False at the end."""
         until = time.monotonic() + _GATHER
         while (left := until - time.monotonic()) > 0:
             try:
                 message = inbox.get(timeout=left)
             except queue.Empty:
                 break
-            if "finish" in message:
-                return message["finish"]
-            if "artifact" in message:
-                self.files.append(message)
-            else:
-                points = [(key, value, message["time"], message["step"]) for key, value in message["metrics"].items()]
-                self.points += points
-                del self.points[:-_POINTS]
-        return None
+            match message:
+                case None:
+                    return False
+                case {"run": number, "open": opening}:
+                    self.open[number] = Record(opening)
+                    break
+                case {"run": number, "finish": status}:
+                    self.open[number].status = status
+                    break
+                case {"run": number, "artifact": _}:
+                    self.open[number].files.append(message)
+                case {"run": number, "metrics": values, "step": step, "time": at}:
+                    points = self.open[number].points
+                    # The store would keep an infinity as 1.8e308, which flattens every curve.
+                    points += [(k, v if math.isfinite(v) else math.nan, at, step) for k, v in values.items()]
+                    del points[:-_POINTS]
+        return True
 
-    def deliver(self, status: str | None) -> None:
-        """Send what is waiting, and the final status. A store that does not answer is tried again later."""
-        for attempt in range(_TRIES if status and not self.remote else 1):
+    def deliver(self, closing: bool) -> None:
+        """Send what is waiting, and final statuses; a store that does not answer is asked again later."""
+        for attempt in range(5 if closing and not self.remote else 1):  # another process may have locked the file
             time.sleep(attempt * 0.3)
             try:
-                # A server known to be down is asked once more at the end, briefly.
-                self.open(1.0 if self.down else 2.0)
-                self.send()
-                if status:
-                    self.ask(self.client.set_terminated, self.run, status)
+                self.reach(1.0 if self.down else 2.0)
+                for number, record in self.open.items():
+                    if not record.run:
+                        self.begin(number, record)
+                    self.send(record)
+                    if record.status:
+                        self.ask(self.client.set_terminated, record.run, record.status)
+                self.down = False
+                break
             except Exception as error:  # noqa: BLE001 - whatever a store does, the stage goes on
                 self.warn(f"the stage goes on without {self.uri}: {error}")
                 self.down = True
                 self.retry_at = time.monotonic() + _RETRY
-            else:
-                self.down = False
-                return
-        self.say({"state": "down"})
+        if self.down:
+            self.say(state="down")
+        for number in [number for number, record in self.open.items() if record.status]:
+            del self.open[number]
+            self.say(ended=number)
 
-    def open(self, patience: float) -> None:
-        """Reach the store, and create or reopen the run unless it is open already."""
+    def reach(self, patience: float) -> None:
+        """Connect to the store, unless that is done."""
         if self.remote and (self.down or not self.client):
-            self.say({"state": "asking"})
-            probe(self.uri, patience)
-            self.say({"state": "working"})
-        if self.run:
-            return
-        from filelock import FileLock
-        from mlflow import MlflowClient
+            self.ask(probe, self.uri, patience)
+        if not self.client:
+            self.say(state="working")
+            from filelock import FileLock
+            from mlflow import MlflowClient
 
-        # Two processes that create or migrate one database at the same time break each other.
-        with nullcontext() if self.remote else FileLock(f"{database(self.uri)}.lock"):
-            self.client = self.ask(MlflowClient, self.uri)
-            experiment = self.experiment()
-        run = self.reopened() or self.ask(
-            self.client.create_run, experiment, tags=self.tags(), run_name=self.opening["name"]
+            # Two processes that create or migrate one database at the same time break each other.
+            with nullcontext() if self.remote else FileLock(f"{database(self.uri)}.lock"):
+                self.client = self.ask(MlflowClient, self.uri)
+
+    def begin(self, number: int, record: Record) -> None:
+        """Create or reopen a run."""
+        opening = record.opening
+        tags = self.tags(opening)
+        run = self.reopened(opening["resume"], tags) or self.ask(
+            self.client.create_run, self.experiment(opening["experiment"]), tags=tags, run_name=opening["name"]
         )
-        self.started = run.info.start_time
-        known = run.data.params
-        self.values = [(key, value) for key, value in self.opening["values"].items() if name(key) not in known]
-        self.run = run.info.run_id
-        if self.note:
-            self.note.parent.mkdir(parents=True, exist_ok=True)
-            self.note.write_text(self.run)
-        self.say({"id": self.run})
+        record.run, record.started, known = run.info.run_id, run.info.start_time, run.data.params
+        record.values = [(key, value) for key, value in opening["values"].items() if name(key) not in known]
+        self.ids[number] = record.run
+        self.say(run=number, id=record.run)
 
-    def experiment(self) -> str:
+    def experiment(self, title: str) -> str:
         """The id of the experiment, created if need be, with its artifacts beside a local database."""
         from mlflow.exceptions import MlflowException
 
-        title = self.opening["experiment"]
-        place = None if self.remote else str(database(self.uri).with_name("mlartifacts"))
-        found = self.ask(self.client.get_experiment_by_name, title)
-        if found:
-            return found.experiment_id
-        try:
-            return self.ask(self.client.create_experiment, title, artifact_location=place)
-        except MlflowException:  # another process was faster
-            if found := self.ask(self.client.get_experiment_by_name, title):
-                return found.experiment_id
-            raise
+        if not (found := self.ask(self.client.get_experiment_by_name, title)):
+            place = None if self.remote else str(database(self.uri).with_name("mlartifacts"))
+            with suppress(MlflowException):  # another process was faster
+                return self.ask(self.client.create_experiment, title, artifact_location=place)
+            found = self.ask(self.client.get_experiment_by_name, title)
+        return found.experiment_id
 
-    def reopened(self) -> Any:
+    def reopened(self, resume: str | None, tags: dict[str, str]) -> Any:
         """The run to go on with, or None."""
         from mlflow.exceptions import MlflowException
 
-        if not self.note or not self.note.exists():
+        if not resume:
             return None
         try:
-            run = self.ask(self.client.get_run, self.note.read_text().strip())
+            run = self.ask(self.client.get_run, resume)
         except MlflowException as error:
             if error.get_http_status_code() in (400, 404):  # another store's, or not an id at all
                 return None
             raise
         if run.info.lifecycle_stage != "active":
-            return None
+            return None  # deleted
         self.ask(self.client.update_run, run.info.run_id, status="RUNNING")
-        for key, value in self.tags().items():
+        for key, value in tags.items():
             self.ask(self.client.set_tag, run.info.run_id, key, value)
         return run
 
-    def tags(self) -> dict[str, str]:
-        from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
+    def tags(self, opening: dict[str, Any]) -> dict[str, str]:
+        parent = opening["parent"]
+        own = {
+            "mlflow.source.git.commit": commit(),
+            "mlflow.parentRunId": self.ids.get(parent) if isinstance(parent, int) else parent,
+        }
+        return {name(key): value[:_TEXT] for key, value in (own | opening["tags"]).items() if value}
 
-        git = subprocess.run(["git", "rev-parse", "HEAD"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        commit = {"mlflow.source.git.commit": git.stdout.strip()} if git.returncode == 0 else {}
-        return {name(key): value[:MAX_TAG_VAL_LENGTH] for key, value in (commit | self.opening["tags"]).items()}
-
-    def send(self) -> None:
+    def send(self, record: Record) -> None:
         """Send values, points and files; what the store refuses for good is dropped with a warning."""
         from mlflow.entities import Metric, Param
-        from mlflow.utils import validation
 
-        while batch := self.values[: validation.MAX_PARAMS_TAGS_PER_BATCH]:
-            cut = [Param(name(key), value[: validation.MAX_PARAM_VAL_LENGTH]) for key, value in batch]
-            self.settle(self.client.log_batch, self.run, params=cut)
-            del self.values[: len(batch)]
-        while batch := self.points[: validation.MAX_METRICS_PER_BATCH]:
-            # The store would keep an infinity as 1.8e308, which flattens every curve.
-            finite = [(key, value if math.isfinite(value) else math.nan, at, step) for key, value, at, step in batch]
-            self.settle(self.client.log_batch, self.run, metrics=[Metric(name(key), *rest) for key, *rest in finite])
-            del self.points[: len(batch)]
-        while self.files:
-            path, folder = self.files[0]["artifact"], self.files[0]["folder"] or None
+        while params := [Param(name(key), value[:_TEXT]) for key, value in record.values[:100]]:
+            self.settle(self.client.log_batch, record.run, params=params)
+            del record.values[: len(params)]
+        while metrics := [Metric(name(key), *point) for key, *point in record.points[:1000]]:
+            self.settle(self.client.log_batch, record.run, metrics=metrics)
+            del record.points[: len(metrics)]
+        while record.files:
+            path, folder = record.files[0]["artifact"], record.files[0]["folder"] or None
             log = self.client.log_artifacts if Path(path).is_dir() else self.client.log_artifact
-            self.settle(log, self.run, path, folder, state="uploading")
-            del self.files[0]
+            self.settle(log, record.run, path, folder, state="uploading")
+            del record.files[0]
 
     def settle(self, call: Callable[..., Any], *args: Any, state: str = "asking", **kwargs: Any) -> None:
         """`ask`, but an answer that will never change is a warning: there is no use in asking again."""
         from mlflow.exceptions import MlflowException
+        from requests import RequestException
 
         try:
             self.ask(call, *args, state=state, **kwargs)
-        except FileNotFoundError as error:
-            self.warn(f"artifact not found: {error.filename}")
+        except RequestException:
+            raise
+        except OSError as error:
+            self.warn(f"an artifact is left out: {error}")
         except MlflowException as error:
             if error.get_http_status_code() not in (400, 403, 404, 409, 413):
                 raise
@@ -204,15 +222,13 @@ class Writer:
 
     def ask(self, call: Callable[..., Any], *args: Any, state: str = "asking", **kwargs: Any) -> Any:
         """Call the store, saying so to the stage, which waits less long for a server than for work done here."""
-        self.say({"state": state if self.remote else "working"})
-        try:
-            return call(*args, **kwargs)
-        finally:
-            self.say({"state": "working"})
+        self.say(state=state if self.remote else "working")
+        return call(*args, **kwargs)
 
     def sample(self) -> None:
-        """Add a reading of this machine every `_SAMPLE` seconds, under the names that MLflow's pages show."""
-        if not self.run or time.monotonic() < self.sample_at:
+        """Add a reading of this machine every `_SAMPLE` seconds to the latest run, under MLflow's own names."""
+        record = next(reversed(self.open.values()), None)
+        if record is None or not record.run or time.monotonic() < self.sample_at:
             return
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -220,45 +236,50 @@ class Writer:
         if self.monitor:
             self.monitor.collect_metrics()
             now = round(time.time() * 1000)
-            step = (now - self.started) // 1000  # seconds since the run began: goes on rising after a resume
+            step = (now - record.started) // 1000  # seconds since the run began: goes on rising after a resume
             readings = self.monitor.aggregate_metrics().items()
-            self.points += [(f"system/{key}", float(value), now, step) for key, value in readings]
-        # Only its sensors are used, never its thread; a new one holds no old readings.
-        self.monitor = SystemMetricsMonitor(self.run, tracking_uri=self.uri)
+            record.points += [(f"system/{key}", float(value), now, step) for key, value in readings]
+        self.monitor = SystemMetricsMonitor(record.run, tracking_uri=self.uri)  # for its sensors, not its thread
 
     def warn(self, what: str) -> None:
-        self.say({"warning": " ".join(what.split())[:200]})
+        self.say(warning=" ".join(what.split())[:200])
+
+    def say(self, **message: Any) -> None:
+        with suppress(BrokenPipeError):  # the stage was killed
+            self.stage.write(json.dumps(message) + "\n")
 
 
 def probe(uri: str, patience: float) -> None:
     """Raise OSError unless an HTTP server answers within `patience` seconds; any answer will do."""
     parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return
-    host = parts.netloc.rpartition("@")[2]
+    if parts.scheme in ("http", "https"):
+        plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health")
+        unverified = ssl._create_unverified_context()  # MLflow may know the certificate; nothing is sent here
+        with suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(plain.geturl(), timeout=patience, context=unverified).close()
+
+
+def commit() -> str:
+    """The commit that the stage runs at, or nothing outside a repository."""
     try:
-        urllib.request.urlopen(f"{parts.scheme}://{host}{parts.path.rstrip('/')}/health", timeout=patience).close()
-    except urllib.error.HTTPError:
-        return
-    except urllib.error.URLError as error:
-        if not isinstance(error.reason, ssl.SSLError):  # MLflow may know the certificate
-            raise OSError(error.reason) from None
+        git = subprocess.run(["git", "rev-parse", "HEAD"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return git.stdout.strip() if git.returncode == 0 else ""
 
 
-def database(uri: str) -> Path:
-    """The file of `sqlite:///PATH`."""
+def database(uri: str) -> Path:  # of sqlite:///PATH
     return Path(uri.partition(":///")[2]).resolve()
 
 
-def name(key: str) -> str:
-    """A name as MLflow allows it."""
+def name(key: str) -> str:  # as MLflow allows it
     return _FORBIDDEN.sub("_", key)[:250]
 
 
-def _read(lines: IO[str], inbox: queue.Queue[dict[str, Any]]) -> None:
+def _read(lines: IO[str], inbox: Inbox) -> None:
     for line in lines:
         inbox.put(json.loads(line))
-    inbox.put({"finish": "KILLED"})
+    inbox.put(None)
 
 
 def main() -> None:
@@ -268,19 +289,11 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # MLflow prints of migrations and pages to view
     os.dup2(nowhere, 2)
-    opening = json.loads(sys.stdin.readline())
-    inbox: queue.Queue[dict[str, Any]] = queue.Queue()
+    uri = json.loads(sys.stdin.readline())
+    inbox: Inbox = queue.Queue()
     threading.Thread(target=_read, args=(sys.stdin, inbox), daemon=True).start()
-
-    def say(message: dict[str, str]) -> None:
-        with suppress(BrokenPipeError):  # the stage was killed
-            stage.write(json.dumps(message) + "\n")
-
-    writer = Writer(opening, say)
-    writer.serve(inbox)
-    if not writer.down:
-        say({"state": "done"})
-    os._exit(0)  # at once: a client's idle connections must not hold up the stage
+    Writer(uri, stage).serve(inbox)
+    os._exit(0)  # at once: idle connections have nothing to say
 
 
 if __name__ == "__main__":
