@@ -1,7 +1,8 @@
 """Image operations on whole batches with one number per sample: pure functions, no randomness, any device.
 
-Images are floats [B 3 H W] in 0..1 unless said otherwise; the dtype (float32 or float64) is kept. Each operation equals
-torchvision's of the same name at the same numbers up to rounding, sample by sample. `out` may be the images themselves.
+Images are floats [B 3 H W] in 0..1 unless said otherwise; the dtype (float32 or float64) is kept, gradients are not.
+Each operation equals torchvision's of the same name at the same numbers up to rounding, sample by sample. `out` may be
+the images themselves.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None =
             crop = image[None, :, top : top + tall, left : left + wide].to(dtype)
             resized = F.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
             view.copy_(resized.flip(2) if mirror else resized)
-        return views.div_(255) if images.dtype == torch.uint8 else views
+        return (views.div_(255) if images.dtype == torch.uint8 else views).clamp_(0, 1)
     top, left, tall, wide = boxes.unbind(1)
     rows = resize_weights(top, tall, height, size, dtype, torch.zeros_like(flip))  # [B size H]
     columns = resize_weights(left, wide, width, size, dtype, flip)  # [B size W]
     if images.dtype == torch.uint8:
         columns.div_(255)
     lines = images.to(dtype).reshape(batch, channels * height, width) @ columns.mT  # [B 3H size]
-    return rows[:, None] @ lines.view(batch, channels, height, size)
+    return (rows[:, None] @ lines.view(batch, channels, height, size)).clamp_(0, 1)  # rounding alone exceeds it
 
 
 def to_grey(images: Tensor) -> Tensor:
@@ -87,11 +88,9 @@ def brightness(images: Tensor, factor: Tensor, out: Tensor | None = None) -> Ten
 
 def contrast(images: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
     """Move away from the mean luma of the image by `factor` [B] >= 0; 1 changes nothing, 0 gives a flat image."""
-    luma = torch.tensor(LUMA, dtype=images.dtype, device=images.device)
-    mean = (images.mean(dim=(2, 3)) * luma).sum(dim=1)  # [B]
-    factor = factor.to(images.dtype)
-    offset = _column(mean * (1 - factor), images)
-    return torch.mul(images, _column(factor, images), out=out).add_(offset).clamp_(0, 1)
+    mean = _luma(images.mean(dim=(2, 3), keepdim=True))  # [B 1 1 1]
+    factor = _column(factor, images)
+    return torch.mul(images, factor, out=out).add_(mean * (1 - factor)).clamp_(0, 1)
 
 
 def saturation(images: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
@@ -107,7 +106,7 @@ def hue(images: Tensor, turns: Tensor, out: Tensor | None = None) -> Tensor:
     # with channels scaled to 0..1 the unsigned hue is (1 + g + b - r) / 6 turns on all six sides of the colour hexagon
     side = (green + blue).sub_(red).sub_(low).div_(chroma.clamp(min=torch.finfo(images.dtype).tiny)).add_(1).div_(6)
     angle = side.copysign_(green - blue).add_(_column(turns, images))
-    primaries = torch.tensor([0, 1 / 3, 2 / 3], dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    primaries = torch.arange(3, dtype=images.dtype, device=images.device).view(1, 3, 1, 1) / 3
     away = angle - primaries  # [B 3 H W], turns from each primary
     away.sub_(away.round()).abs_().clamp_(1 / 6, 1 / 3)  # a channel is full within 1/6 of a turn, empty beyond 1/3
     return torch.addcmul(low.add_(chroma, alpha=2), chroma, away, value=-6, out=out).clamp_(0, 1)
@@ -128,13 +127,13 @@ def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     for step, codes in enumerate(order.unbind(1)):
         move = codes[place].argsort(stable=True)
         place = place[move]
-        images = torch.index_select(images, 0, move.to(images.device), out=spare[step % 2])
-        own = factors.index_select(0, place.to(images.device))
+        images = torch.index_select(images, 0, move.to(images.device, non_blocking=True), out=spare[step % 2])
+        own = factors.index_select(0, place.to(images.device, non_blocking=True))
         counts = torch.bincount(codes, minlength=NO_OPERATION + 1).tolist()
         groups = zip(COLOUR_OPERATIONS, images.split(counts), own.split(counts), strict=False)
         for i, (operation, group, numbers) in enumerate(groups):
             operation(group, numbers[:, i], out=group)
-    return images.index_select(0, place.argsort().to(images.device))
+    return images.index_select(0, place.argsort().to(images.device, non_blocking=True))
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
@@ -146,7 +145,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
     distance = torch.arange(-half, half + 1, device=images.device, dtype=images.dtype)
     taps = torch.softmax(-0.5 * (distance / sigma.to(images.dtype)[:, None]) ** 2, dim=1)  # [B kernel], sum 1
     rows, columns = (_band(taps, side) for side in images.shape[2:])
-    return rows[:, None] @ (images.flatten(1, 2) @ columns.mT).view(images.shape)
+    return (rows[:, None] @ (images.flatten(1, 2) @ columns.mT).view(images.shape)).clamp_(0, 1)
 
 
 def _band(taps: Tensor, size: int) -> Tensor:

@@ -66,7 +66,8 @@ def centre_view(batch: Mapping[str, Tensor], size: int) -> Tensor:
 
 
 def _crop(images: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:
-    return ops.resized_crop(images, crop.to(images.device), size, flip.to(images.device))
+    device = images.device
+    return ops.resized_crop(images, crop.to(device, non_blocking=True), size, flip.to(device, non_blocking=True))
 
 
 @torch.no_grad()
@@ -102,10 +103,9 @@ def view_numbers(box: Tensor, draw: Draw, views: ViewsParams, view: int) -> Numb
 
 def augment(images: Tensor, numbers: Numbers, size: int) -> Tensor:
     """The views [B 3 size size] that `numbers` describe."""
-    device = images.device
     kernel = 2 * max(1, size // 20) + 1  # of the blur: odd, about a tenth of the side
     images = _crop(images, numbers.crop, numbers.flip, size)
-    images = ops.colour_jitter(images, numbers.factors.to(device), numbers.order)
+    images = ops.colour_jitter(images, numbers.factors.to(images.device, non_blocking=True), numbers.order)
     _some(images, numbers.grey, ops.to_grey)
     _some(images, numbers.blur, lambda some, sigma: ops.gaussian_blur(some, sigma, kernel), numbers.sigma)
     _some(images, numbers.solarize, ops.solarize)
@@ -116,8 +116,8 @@ def _some(images: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *num
     """Replace the images where `chosen` (bool [B]) by `operation` of them and their `numbers` [B], in place."""
     rows = chosen.nonzero().flatten()
     if len(rows):
-        own = (number[rows].to(images.device) for number in numbers)
-        rows = rows.to(images.device)
+        own = (number[rows].to(images.device, non_blocking=True) for number in numbers)
+        rows = rows.to(images.device, non_blocking=True)
         images.index_copy_(0, rows, operation(images.index_select(0, rows), *own))
 
 

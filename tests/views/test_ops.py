@@ -1,0 +1,251 @@
+"""Batched operations against torchvision's, one sample at a time at the same numbers."""
+
+import colorsys
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision.transforms.v2.functional as tv
+from torch import Tensor
+
+from selfsup.views import ops
+
+B = 24
+FLOATS = [(torch.float32, 2e-6), (torch.float64, 1e-13)]  # dtype, largest error allowed on values in 0..1
+
+
+def rand(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def pictures(dtype: torch.dtype, height: int = 32, width: int = 28) -> Tensor:
+    """Noise, with flat, grey, black, white, saturated and coarsely quantised images among it."""
+    images = rand(B, 3, height, width, dtype=dtype)
+    images[0], images[1], images[2] = 0.3, 0.0, 1.0
+    images[3] = (images[3] > 0.5).to(dtype)
+    images[4] = images[4, :1]
+    images[5] = (images[5] * 4).round() / 4
+    return images
+
+
+def random_boxes(height: int, width: int) -> Tensor:
+    """Crops of any shape and place, the whole image and single pixels among them."""
+    u = rand(B, 4, dtype=torch.float64, seed=1)
+    tall, wide = (1 + (u[:, 0] * height).floor()).long(), (1 + (u[:, 1] * width).floor()).long()
+    tall[0], wide[0], tall[1], wide[1], tall[2], wide[3] = height, width, 1, 1, 1, 1
+    top, left = (u[:, 2] * (height - tall + 1)).long(), (u[:, 3] * (width - wide + 1)).long()
+    return torch.stack([top, left, tall, wide], 1)
+
+
+def one_by_one(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
+    crops = [
+        tv.resized_crop(image, *box, size=[size, size], antialias=True)
+        for image, box in zip(images, boxes.tolist(), strict=True)
+    ]
+    return torch.stack([crop.flip(2) if f else crop for crop, f in zip(crops, flip, strict=True)])
+
+
+@pytest.fixture(params=["matrices", "one call an image"])
+def both_ways(request, monkeypatch):
+    """Both ways to crop on a CPU, whatever the size of the images."""
+    monkeypatch.setattr(ops, "MATRIX_PIXELS", math.inf if request.param == "matrices" else 0)
+
+
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-13)])
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(96, 96, 32), (32, 32, 32), (8, 8, 32), (50, 96, 33), (97, 40, 64), (224, 180, 96)]
+)
+def test_resized_crop_equals_torchvision(height, width, size, dtype, error):
+    images, boxes, flip = rand(B, 3, height, width, dtype=dtype), random_boxes(height, width), rand(B) < 0.5
+    views = ops.resized_crop(images, boxes, size, flip)
+    assert views.dtype == dtype
+    assert (views - one_by_one(images, boxes, size, flip)).abs().max() <= error
+    assert (views - one_by_one(images, boxes, size, ~flip)).abs().max() > 0.1
+
+
+@pytest.mark.usefixtures("both_ways")
+def test_resized_crop_of_bytes():
+    images = (rand(B, 3, 64, 48) * 256).to(torch.uint8)
+    boxes, flip = random_boxes(64, 48), rand(B) < 0.5
+    views = ops.resized_crop(images, boxes, 24, flip)
+    assert views.dtype == torch.float32
+    assert (views - one_by_one(images.double() / 255, boxes, 24, flip)).abs().max() <= 1e-5
+    assert (ops.resized_crop(images.double() / 255, boxes, 24, flip) - views).abs().max() <= 1e-5
+    whole = torch.tensor([[0, 0, 48, 48]]).expand(B, 4)
+    assert (ops.resized_crop(images, whole, 48) * 255 - images[:, :, :48, :48]).abs().max() < 1e-4  # nothing to resize
+
+
+def test_antialias_matters_when_shrinking():
+    """The control of the tests above: plain bilinear interpolation is another picture."""
+    images = rand(B, 3, 96, 96)
+    whole = torch.tensor([[0, 0, 96, 96]]).expand(B, 4)
+    plain = torch.nn.functional.interpolate(images, (32, 32), mode="bilinear")
+    assert (ops.resized_crop(images, whole, 32) - plain).abs().max() > 0.2
+
+
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize("size", [8, 24, 64])
+def test_nothing_bleeds_into_a_crop(size):
+    boxes = random_boxes(40, 40)
+    images = torch.full((B, 3, 40, 40), 1e6, dtype=torch.float64)
+    for image, (top, left, tall, wide) in zip(images, boxes.tolist(), strict=True):
+        image[:, top : top + tall, left : left + wide] = 0.25
+    assert (ops.resized_crop(images, boxes, size) - 0.25).abs().max() < 1e-9
+    images[5, :, boxes[5, 0], boxes[5, 1]] = 1e6  # a pixel of the crop itself does show
+    assert ops.resized_crop(images, boxes, size)[5].max() == 1
+
+
+FACTORS = {
+    "brightness": 2 * rand(B, dtype=torch.float64, seed=2),
+    "contrast": 2 * rand(B, dtype=torch.float64, seed=3),
+    "saturation": 2 * rand(B, dtype=torch.float64, seed=4),
+    "hue": rand(B, dtype=torch.float64, seed=5) - 0.5,
+}
+FACTORS["hue"][7], FACTORS["hue"][8], FACTORS["saturation"][7], FACTORS["brightness"][7] = 0.5, -0.5, 0.0, 0.0
+
+
+@pytest.mark.parametrize("name", FACTORS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_colour_operations_equal_torchvision(name, dtype):
+    images, factors = pictures(dtype), FACTORS[name]
+    before = images.clone()
+    operation = getattr(ops, name)
+    changed = operation(images, factors)
+    expected = [
+        getattr(tv, f"adjust_{name}")(image, factor) for image, factor in zip(images, factors.tolist(), strict=True)
+    ]
+    # torchvision turns the hue in float32 whatever the images, see the test against colorsys
+    error = 1e-13 if dtype == torch.float64 and name != "hue" else 5e-6
+    assert changed.dtype == dtype
+    assert (changed - torch.stack(expected)).abs().max() <= error
+    assert torch.equal(images, before)
+    assert torch.equal(operation(images, factors, out=images), changed)  # in place, too
+    assert torch.equal(images, changed)
+
+
+@pytest.mark.parametrize(("name", "neutral"), [("brightness", 1), ("contrast", 1), ("saturation", 1), ("hue", 0)])
+def test_neutral_numbers_change_nothing(name, neutral):
+    images = pictures(torch.float64)
+    same = getattr(ops, name)(images, torch.full((B,), float(neutral)))
+    assert (same - images).abs().max() < 1e-14
+
+
+def test_hue_equals_colorsys():
+    images, turns = pictures(torch.float64, 6, 5), FACTORS["hue"]
+    turned = ops.hue(images, turns)
+    for i in range(B):
+        for pixel, result in zip(images[i].flatten(1).T.tolist(), turned[i].flatten(1).T.tolist(), strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+            expected = colorsys.hsv_to_rgb((hue + turns[i].item()) % 1, saturation, value)
+            assert result == pytest.approx(expected, abs=1e-13)
+
+
+@pytest.mark.parametrize(("dtype", "error"), FLOATS)
+@pytest.mark.parametrize("kernel", [3, 9, 23])
+def test_blur_equals_torchvision(kernel, dtype, error):
+    images, sigma = pictures(dtype), 0.1 + 1.9 * rand(B, seed=6)
+    expected = [
+        tv.gaussian_blur(image, [kernel, kernel], [s, s]) for image, s in zip(images, sigma.tolist(), strict=True)
+    ]
+    blurred = ops.gaussian_blur(images, sigma, kernel)
+    assert blurred.dtype == dtype
+    assert (blurred - torch.stack(expected)).abs().max() <= error
+    assert (blurred - torch.stack(expected).roll(1, 0)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("dtype", "error"), FLOATS)
+def test_grey_and_solarize_equal_torchvision(dtype, error):
+    images = pictures(dtype)
+    images[6, :, 0, 0] = 0.5  # on the threshold
+    assert (ops.to_grey(images) - tv.rgb_to_grayscale(images, 3)).abs().max() <= error
+    assert torch.equal(ops.solarize(images), tv.solarize(images, 0.5))
+    assert torch.equal(ops.solarize(images, 0.2), tv.solarize(images, 0.2))
+
+
+def in_turn(image: Tensor, factors: list[float], order: list[int]) -> Tensor:
+    operations: list[Callable] = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
+    for code in order:
+        if code < 4:
+            image = operations[code](image, factors[code])
+    return image
+
+
+def test_every_sample_is_jittered_in_its_own_order():
+    images = pictures(torch.float64)
+    factors = torch.stack(list(FACTORS.values()), 1)
+    order = rand(B, 4, seed=7).argsort(dim=1)
+    order[9], order[10, 1:3] = 4, 4  # one not at all, one in part
+    before = images.clone()
+    jittered = ops.colour_jitter(images, factors, order)
+    assert torch.equal(images, before)
+    expected = [in_turn(*numbers) for numbers in zip(images, factors.tolist(), order.tolist(), strict=True)]
+    assert (jittered - torch.stack(expected)).abs().max() < 5e-6
+    assert torch.equal(jittered[9], images[9])
+    other = [in_turn(*numbers) for numbers in zip(images, factors.tolist(), order.flip(1).tolist(), strict=True)]
+    assert (jittered - torch.stack(other)).flatten(1).abs().amax(1).median() > 0.01  # the order matters
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_quarter_turns_are_exact(dtype):
+    images = (rand(9, 3, 7, 7) * 255).to(dtype)
+    turns = torch.tensor([0, 1, 2, 3, 4, 5, -1, 3, 0])
+    expected = [torch.rot90(image, turn, (1, 2)) for image, turn in zip(images, turns.tolist(), strict=True)]
+    assert torch.equal(ops.rotate(images, turns), torch.stack(expected))
+    with pytest.raises(ValueError, match="square"):
+        ops.rotate(images[:, :, :5], turns)
+
+
+def test_eighth_turns_show_the_same_square():
+    size = 64
+    y, x = torch.meshgrid(torch.arange(size) + 0.5 - size / 2, torch.arange(size) + 0.5 - size / 2, indexing="ij")
+    image = torch.stack([x, y, x * 0 + 9]).double() / size + 0.5  # a ramp along x, one along y, a constant
+    image[:, (y**2 + x**2).sqrt() > size / 2 + 1] = torch.nan  # outside the disc: never to be seen at any angle
+    images = image.expand(8, 3, size, size)
+    turned = ops.rotate_eighths(images, torch.arange(8))
+    assert turned.isfinite().all()
+    for i in range(8):
+        angle = i * math.pi / 4
+        # anticlockwise as seen, y pointing down
+        seen_x = (x * math.cos(angle) - y * math.sin(angle)) / 2**0.5
+        seen_y = (x * math.sin(angle) + y * math.cos(angle)) / 2**0.5
+        assert (turned[i, 0] - (seen_x / size + 0.5)).abs().max() < 1e-5
+        assert (turned[i, 1] - (seen_y / size + 0.5)).abs().max() < 1e-5
+    smooth = image.nan_to_num()[None]
+    quarter = ops.rotate_eighths(torch.rot90(smooth, 1, (2, 3)), torch.tensor([0]))
+    assert (ops.rotate_eighths(smooth, torch.tensor([2])) - quarter).abs().max() < 1e-5  # agrees with `rotate`
+
+
+@pytest.mark.parametrize(("patches", "ratio", "kept"), [(64, 0.75, 16), (196, 0.75, 49), (49, 0.6, 19), (50, 0.5, 25)])
+def test_patch_mask_keeps_the_lowest_scores(patches, ratio, kept):
+    scores = rand(B, patches)
+    keep, restore = ops.patch_mask(scores, ratio)
+    assert keep.shape == (B, kept) and restore.shape == (B, patches)
+    images = torch.arange(B * patches).view(B, patches)
+    hidden = restore.argsort(dim=1)[:, kept:]
+    sorted_patches = torch.cat([images.gather(1, keep), images.gather(1, hidden)], 1)
+    assert torch.equal(sorted_patches.gather(1, restore), images)
+    assert not torch.equal(sorted_patches, images)
+    mask = restore >= kept
+    assert (mask.sum(1) == patches - kept).all()
+    assert not mask.gather(1, keep).any()
+    for i in range(B):
+        assert scores[i][~mask[i]].max() < scores[i][mask[i]].min()
+
+
+def test_block_scores_by_hand():
+    blocks = torch.tensor([[[0, 0, 2, 2], [1, 1, 2, 3], [0, 0, 3, 1]]])
+    assert ops.block_scores(blocks, 3, 4).view(3, 4).tolist() == [[0, 0, -3, -3], [0, 0, -1, -1], [-2, -1, -1, -1]]
+
+
+@pytest.mark.parametrize("side", [4, 8, 14])
+def test_grid_scores_are_regular(side):
+    order = ops.grid_scores(side, side).argsort()
+    assert len(set(ops.grid_scores(side, side).tolist())) == side**2
+    quarter, half = (torch.zeros(side * side, dtype=torch.bool) for _ in range(2))
+    quarter[order[: side**2 // 4]] = True
+    half[order[: side**2 // 2]] = True
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    assert torch.equal(quarter.view(side, side), (row % 2 == 0) & (column % 2 == 0))
+    assert torch.equal(half.view(side, side), (row + column) % 2 == 0)
