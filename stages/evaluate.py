@@ -1,4 +1,4 @@
-"""DVC stage `evaluate@<protocol>`: judge the frozen features and those of the baselines by one protocol."""
+"""Judge the frozen features and those of the baselines: metrics/evaluate/<protocol>.json, evaluations/<protocol>."""
 
 import argparse
 import difflib
@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
+import record
 from selfsup.errors import UserError, one_line_errors
 from selfsup.evaluation.run import PROTOCOLS, evaluate
 from selfsup.params import load
@@ -20,7 +21,11 @@ def main() -> None:
         near = difflib.get_close_matches(name, PROTOCOLS, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
         raise UserError(f"protocol: unknown {name!r}{hint} Known: {', '.join(PROTOCOLS)}")
-    evaluate(name, load())
+    params = load()
+    with record.nested(params, f"evaluate {name}") as run:
+        rows = {row: values for row, values in evaluate(name, params)[name].items() if isinstance(values, dict)}
+        run.metrics({f"{name}.{row}.{key}": value for row in rows for key, value in rows[row].items()}, 0)
+    record.summarise(params, {f"{name}.{key}": value for key, value in rows.get("method", {}).items()})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+
 from selfsup.evaluation.compare import paired, rank, standard_error
 
 

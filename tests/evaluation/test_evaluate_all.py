@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from selfsup.data.loader import open_split
 from selfsup.evaluation.result import Splits
 from selfsup.evaluation.run import PROTOCOLS, evaluate, insufficient
-
 from tests.evaluation import workspace
 
 FEW = {

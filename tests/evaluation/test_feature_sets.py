@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+
 from selfsup.errors import UserError
 from selfsup.evaluation.features import find
 

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+
 from selfsup.evaluation import few_label
 from selfsup.evaluation.result import Splits
 from selfsup.params import FewLabel
-from sklearn.linear_model import LogisticRegression
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [40, 25, 10, 6]))
 

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+
 from selfsup.evaluation import knn
 from selfsup.evaluation.result import Splits
 from selfsup.params import KNN

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+
 from selfsup.evaluation import linear, logistic
 from selfsup.evaluation.result import Splits
 from selfsup.params import Linear
@@ -111,6 +112,14 @@ def test_mean_per_class_weighs_classes_alike():
     metrics = linear.run(features, labels, Linear(c=[1.0]), 0).metrics
     assert metrics["top1"] == pytest.approx(0.9)
     assert metrics["mean_per_class"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("images", [30, 200])
+def test_constant_features_predict_one_class_for_all(images):
+    features, labels = gaussians(10, sizes=(images, 30, 30), width=50)
+    features = Splits(*(np.full_like(x, 0.3) for x in features))
+    result = linear.run(features, labels, Linear(c=[1.0]), 0)
+    assert len(set(result.predicted)) == 1
 
 
 def test_samples_without_a_label_take_no_part():

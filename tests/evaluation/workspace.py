@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from ruamel.yaml import YAML
+
 from selfsup.data.loader import open_split
 from selfsup.evaluation.result import Splits
 from selfsup.params import Params, parse
-
 from tests.helpers import values
 
 PLACES = {  # noise around the class centres
@@ -21,13 +21,15 @@ PLACES = {  # noise around the class centres
 
 
 def make(folder: Path, shards: Path, **overrides: Any) -> Params:
-    """Fill `folder` with params.yaml, a link to `shards`, and features; returns the parameters.
+    """Fill `folder` with params.yaml, a link to `shards`, features and the run's id; returns the parameters.
 
     `pixels` are the images; the other features are class centres under noise, least in `supervised`.
     """
     chosen = {"data__cache": "none", "tracking__enabled": False} | overrides
     YAML().dump(values(**chosen), folder / "params.yaml")
     params = parse(Params, values(**chosen))
+    (folder / "models/pretrained").mkdir(parents=True)
+    (folder / "models/pretrained/run.json").write_text('{"parent": "0", "run": "1"}')  # tracking is off
     (folder / "data").mkdir()
     (folder / "data/shards").symlink_to(shards)
     rng = np.random.default_rng(0)

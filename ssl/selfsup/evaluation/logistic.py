@@ -84,5 +84,7 @@ def span(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = features.astype(np.float64)
     value, vector = np.linalg.eigh(x @ x.T)
     kept = value > 1e-10 * value[-1]
+    if not kept.any():  # all features are constant
+        return features[:, :1], np.eye(features.shape[1], 1)
     length = np.sqrt(value[kept])
     return (vector[:, kept] * length).astype(np.float32), x.T @ (vector[:, kept] / length)

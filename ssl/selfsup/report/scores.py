@@ -138,8 +138,9 @@ def _against_pixels(difference: Difference, name: str) -> str:
     if not difference.exceeds:
         return f"With all labels {name} does not beat raw pixels: {points(difference)}, within the spread."
     if difference.mean < 0:
-        return f"With all labels {name} does not beat raw pixels: it falls behind by {points(difference)}."
-    return f"With all labels {name} beats raw pixels: {points(difference)}."
+        behind = points(difference).lstrip("-")
+        return f"With all labels {name} does not beat raw pixels: it is {behind} behind, more than the spread."
+    return f"With all labels {name} beats raw pixels: {points(difference)}, more than the spread."
 
 
 def _few_labels(scores: Scores, name: str) -> str:

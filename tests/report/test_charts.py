@@ -1,0 +1,62 @@
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from selfsup.report import charts
+
+
+def test_a_chart_is_well_formed_and_asks_for_nothing_from_outside():
+    drawn = charts.curves({"epoch": np.arange(5.0), "loss": np.arange(5.0), "spread": np.full(5, 0.5)})
+    ET.fromstring(drawn)
+    assert not re.search(r"(src|href)\s*=\s*[\"'](?!#|data:)", drawn)
+    assert "<!DOCTYPE" not in drawn
+    assert "metadata" not in drawn
+
+
+def test_a_chart_takes_the_pages_colours():
+    drawn = charts.curves({"epoch": np.arange(5.0), "loss": np.arange(5.0)})
+    assert "currentColor" in drawn
+    assert "var(--line)" in drawn
+    assert "#010203" not in drawn
+    assert "#000000" not in drawn
+
+
+def test_text_in_a_chart_is_escaped_and_is_no_mathematics():
+    hostile = "<script>alert(1)</script>--> $\\frac$"
+    drawn = charts.dots({hostile: {"method": (0.5, 0.1)}}, {"method": hostile})
+    assert "<script>" not in drawn
+    texts = [element.text for element in ET.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
+    assert texts.count(hostile) == 2
+
+
+def test_the_same_numbers_draw_the_same_bytes():
+    columns = {"step": np.arange(9.0), "loss": np.sin(np.arange(9.0))}
+    assert charts.curves(columns) == charts.curves(columns)
+
+
+def test_sparse_and_empty_columns():
+    gaps = np.array([np.nan, 0.5, np.nan, 0.7])
+    drawn = charts.curves(
+        {"epoch": np.arange(4.0), "loss": np.arange(4.0), "knn_validation": gaps, "gone": gaps * np.nan}
+    )
+    assert "knn validation" in drawn
+    assert "gone" not in drawn
+    assert charts.curves({}) is None
+    assert charts.curves({"epoch": np.arange(3.0)}) is None
+
+
+def test_few_label_points_of_equal_size_are_one():
+    series = {"method": [(10, 0.5, 0.1), (10, 0.5, 0.1), (50, 0.6, 0.1)], "pixels": [(10, 0.4, 0.0)]}
+    drawn = charts.few_labels(series, {"method": "byol", "pixels": "raw pixels"})
+    ET.fromstring(drawn)
+    assert "byol" in drawn
+    assert ">50<" in drawn
+
+
+@pytest.mark.parametrize("classes", [0, 1, 10, 11, 20, 21, 200])
+def test_palette_has_a_colour_for_every_class(classes):
+    colours = charts.palette(classes)
+    assert colours.shape == (classes, 3)
+    assert len(np.unique(colours, axis=0)) == classes

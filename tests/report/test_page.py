@@ -1,0 +1,241 @@
+import json
+import re
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from selfsup.data.shards import write
+from selfsup.evaluation.run import evaluate
+from selfsup.report import page, pictures
+from selfsup.report.scores import Scores
+from tests.evaluation import workspace
+from tests.helpers import params as make_params
+
+QUICK = {
+    "evaluation__linear__c": [0.01],
+    "evaluation__few_label": {"per_class": [1, 5, 1000], "fraction": [], "draws": 3, "c": [0.1]},
+}
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Checker(HTMLParser):
+    """Collects tags, attributes and text, and fails on a tag that closes another."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.texts = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pictures, "POINTS", 60)
+    return tmp_path
+
+
+def report(params):
+    page.write_report(params, Path("report/index.html"))
+    text = Path("report/index.html").read_text()
+    return text, Checker(text)
+
+
+def finished(folder, shards, protocols=("knn", "linear", "few_label"), **overrides):
+    """A workspace in which every stage before the report has run."""
+    params = workspace.make(folder, shards, **(QUICK | overrides))
+    for protocol in protocols:
+        evaluate(protocol, params)
+    for name in ("models/pretrained", "plots", "metrics"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 32)).save(folder / "models/pretrained/views.png")
+    (folder / "plots/pretrain.csv").write_text("step,epoch,loss,knn_validation\n5,1,2.5,\n10,2,1.5,0.7\n")
+    run = {"method": "simclr", "backbone": "conv", "seconds": 192.3, "images_per_second": 1234.5, "alarm": None}
+    (folder / "metrics/pretrain.json").write_text(json.dumps(run | {"parameters": 412345, "loss": 0.25}))
+    return params
+
+
+def test_a_complete_page(folder, hundred):
+    text, checker = report(finished(folder, hundred))
+    said = " ".join(checker.texts)
+    for expected in (
+        "supervised",
+        "random weights",
+        "raw pixels",
+        "Nearest neighbours",
+        "3 min 12 s",
+        "1,234",
+        "412,345",
+    ):
+        assert expected in said
+    assert "Alarm" not in said
+    assert "Not under git." in said
+    assert "source: digits" in said  # the parameters
+    assert "1000 labels a class left out" in said
+    assert text.count("<svg") == 3
+
+
+def test_the_page_is_self_contained(folder, hundred):
+    text, checker = report(finished(folder, hundred))
+    for name, value in checker.attributes:
+        if name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
+            assert value.startswith(("data:", "#"))
+    assert "script" not in checker.tags
+    assert "link" not in checker.tags
+    assert not re.search(r"url\((?!#|data:)", text)
+    assert "@import" not in text
+    assert not list(Path("report").glob("[!i]*"))
+
+
+def test_names_with_html_in_them_are_text(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("hostile")
+    rng = np.random.default_rng(0)
+    classes = ["<script>alert(1)<", "a&b\"'><img src=x>", "$\\frac{", "{{ 7 * 7 }}"]
+    for number, name in enumerate(classes):
+        (root / "images" / name.replace("/", "")).mkdir(parents=True)
+        for i in range(15):
+            pixels = rng.integers(40 * number, 40 * number + 60, (12, 12, 3), np.uint8)
+            Image.fromarray(pixels).save(root / "images" / name / f"<b onclick=x>{i}.png")
+    source = {"data__source": "image_folder", "data__path": str(root / "images")}
+    write(make_params(**source).data, 0, root / "shards", processes=1)
+    _, checker = report(finished(folder, root / "shards", ("linear",), **source))
+    assert not {"script", "b"} & set(checker.tags)
+    assert "onclick" not in {name for name, _ in checker.attributes}
+    assert ("src", "x") not in checker.attributes
+    said = "".join(checker.texts)
+    for name in classes:
+        assert name in said
+    assert any(name == "title" and "<b onclick=x>" in value for name, value in checker.attributes)
+
+
+def test_unlabelled_data_still_makes_a_page(folder, unlabelled_shards):
+    _, checker = report(finished(folder, unlabelled_shards))
+    said = " ".join(checker.texts)
+    assert "No accuracy to report: needs labels" in said
+    assert "Effective rank" in said
+    assert "no labels" in said
+    assert "Nearest neighbours" in said
+    assert "t-SNE of" in said
+    assert "How good are the features?" not in said
+    assert not {"right", "wrong"} & {value for name, value in checker.attributes if name == "class"}
+
+
+def test_missing_baselines_and_protocols_are_said(folder, hundred):
+    params = workspace.make(folder, hundred, **QUICK)
+    (folder / "features/baselines/pixels/meta.json").unlink()
+    (folder / "features/baselines/conv/supervised/meta.json").write_text('{"skipped": "no <time>"}')
+    evaluate("knn", params)
+    _, checker = report(params)
+    said = " ".join(checker.texts)
+    assert "baseline supervised: no <time>" in said
+    assert "baseline pixels:" in said
+    assert "linear: not run" in said
+    assert "few_label: not run" in said
+    assert "nearest training images by simclr" in said
+    assert "nearest training images by raw pixels" not in said
+    assert "The training run" not in said
+
+
+def test_an_alarm_is_shown_escaped(folder, hundred):
+    params = finished(folder, hundred, ())
+    (folder / "metrics/pretrain.json").write_text('{"alarm": "collapsed: <all> alike"}')
+    text, checker = report(params)
+    assert 'role="alert"' in text
+    assert "collapsed: <all> alike" in "".join(checker.texts)
+
+
+def test_a_collapsed_representation_has_no_map_but_a_page(folder, hundred):
+    params = workspace.make(folder, hundred, **QUICK)
+    for split in ("train", "validation", "test"):
+        path = folder / f"features/pretrained/{split}.npy"
+        np.save(path, np.ones_like(np.load(path)))
+    for protocol in ("knn", "linear", "few_label"):
+        evaluate(protocol, params)
+    _, checker = report(params)
+    said = " ".join(checker.texts)
+    assert "No map: fewer than five test images, or all features are alike." in said
+    assert "does not beat raw pixels" in said
+
+
+def test_bold_only_where_the_lead_exceeds_the_spread(folder, hundred):
+    params = finished(folder, hundred, ("linear",))
+    text, _ = report(params)
+    assert len(re.findall(r"<td[^>]*><strong>", text)) >= 1
+    # The same outcomes for all rows: a lead of nothing.
+    with np.load("evaluations/linear/outcomes.npz") as arrays:
+        same = {name: arrays[f"method/{name.split('/')[1]}"] if "/" in name else arrays[name] for name in arrays}
+    np.savez_compressed("evaluations/linear/outcomes.npz", **same)
+    text, _ = report(params)
+    assert not re.findall(r"<td[^>]*><strong>", text)
+
+
+def test_the_same_files_make_the_same_page(folder, hundred):
+    params = finished(folder, hundred, ("knn",))
+    assert report(params)[0] == report(params)[0]
+
+
+def test_passwords_in_parameters_stay_out(folder, hundred):
+    params = finished(folder, hundred, (), tracking__uri="http://me:secret@host:5000")
+    text, _ = report(params)
+    assert "secret" not in text
+    assert "host:5000" in text
+
+
+@pytest.mark.usefixtures("folder")
+def test_commit_tells_clean_from_changed_and_ignores_the_lock():
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    assert page.commit() is None
+    for name in ("code.py", "dvc.lock"):
+        Path(name).write_text("1")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert page.commit() == head
+    Path("dvc.lock").write_text("2")
+    assert page.commit() == head
+    Path("code.py").write_text("2")
+    assert page.commit() == f"{head} + uncommitted changes"
+
+
+@pytest.mark.usefixtures("folder")
+def test_curves_have_gaps_where_nothing_was_read():
+    Path("a.csv").write_text("step,loss,knn\n1,2.5,\n2,nan,0.5\n")
+    found = page.read_curves(Path("a.csv"))
+    assert found["step"].tolist() == [1, 2]
+    assert np.isnan(found["loss"]).tolist() == [False, True]
+    assert np.isnan(found["knn"]).tolist() == [True, False]
+    assert page.read_curves(Path("none.csv")) == {}
+    Path("empty.csv").write_text("step,loss\n")
+    assert page.read_curves(Path("empty.csv")) == {}
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7.25, "7.2 s"), (192.3, "3 min 12 s"), (7260, "2 h 1 min")])
+def test_durations_read_as_words(seconds, text):
+    assert page.duration(seconds) == text
+
+
+def test_a_matrix_counts_by_actual_class():
+    scores = Scores("linear", predicted={"method": np.array([1, 1, 0])}, label=np.array([0, 0, 0]))
+    assert page.confusion_matrix([scores], ["a", "b"]) == [[(1, 1 / 3), (2, 2 / 3)], [(0, 0.0), (0, 0.0)]]
+    assert page.confusion_matrix([scores], [str(i) for i in range(50)]) is None

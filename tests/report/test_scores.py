@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+
+from selfsup.report.scores import Scores, columns, confusions, headline, setting_title
+
+
+def linear(**right):
+    """A linear probe in which each row is right on the images given as a share of the first 400."""
+    outcomes = {row: {"top1": np.arange(400) < share * 400} for row, share in right.items()}
+    metrics = {row: {"top1": share, "top1_se": 0.01} for row, share in right.items()}
+    return Scores("linear", metrics, outcomes)
+
+
+def few(**rows):
+    """A few-label probe: per row, setting -> accuracies of the draws."""
+    outcomes = {row: {key: np.array(draws) for key, draws in settings.items()} for row, settings in rows.items()}
+    metrics = {
+        row: {k: v for key, draws in s.items() for k, v in ((key, draws.mean()), (f"{key}_std", draws.std(ddof=1)))}
+        for row, s in outcomes.items()
+    }
+    return Scores("few_label", metrics, outcomes)
+
+
+def test_best_is_bold_only_when_ahead_by_more_than_the_spread():
+    rows, (column,) = columns([linear(method=0.9, pixels=0.6, random=0.1)])
+    assert rows == ["method", "random", "pixels"]
+    assert [cell.best for cell in column.cells] == [True, False, False]
+    _, (column,) = columns([linear(method=0.9, pixels=0.8975, random=0.1)])
+    assert [cell.best for cell in column.cells] == [False, False, False]
+
+
+def test_a_row_alone_is_never_bold():
+    _, (column,) = columns([linear(method=0.9)])
+    assert [cell.best for cell in column.cells] == [False]
+
+
+def test_cells_are_percent_with_the_spread_of_their_protocol():
+    _, found = columns([linear(method=0.9), few(method={"per_class_5": [0.5, 0.6, 0.7]})])
+    assert [(c.group, c.title) for c in found] == [("linear, all labels", "top-1"), ("linear, few labels", "5 a class")]
+    assert [(c.cells[0].text, c.cells[0].spread) for c in found] == [("90.0", "1.0"), ("60.0", "10.0")]
+
+
+def test_a_row_that_a_protocol_lacks_has_an_empty_cell():
+    rows, found = columns([linear(method=0.9, pixels=0.5), few(method={"percent_1": [0.5, 0.6]})])
+    assert rows == ["method", "pixels"]
+    assert found[1].cells[1] is None
+
+
+@pytest.mark.parametrize(("key", "title"), [("per_class_10", "10 a class"), ("percent_0.5", "0.5 %")])
+def test_settings_read_as_words(key, title):
+    assert setting_title(key) == title
+
+
+def test_headline_names_the_winner_beyond_the_spread():
+    first, second = headline([linear(method=0.9, pixels=0.6, random=0.1)], "byol")
+    assert first.startswith(
+        "Linear probe with all labels: byol wins with 90.0 %, 30.0 ± 4.5 points ahead of raw pixels"
+    )
+    assert second == "With all labels byol beats raw pixels: +30.0 ± 4.5 points, more than the spread."
+
+
+def test_headline_names_no_winner_within_the_spread():
+    first, second = headline([linear(method=0.9, pixels=0.8975)], "byol")
+    assert "no winner. byol (90.0 %) and raw pixels (89.8 %) differ by" in first
+    assert "does not beat raw pixels" in second
+    assert "within the spread" in second
+
+
+def test_headline_says_plainly_when_pixels_win():
+    first, second = headline([linear(method=0.5, pixels=0.9, supervised=0.2)], "byol")
+    assert "raw pixels wins" in first
+    assert (
+        second == "With all labels byol does not beat raw pixels: it is 40.0 ± 4.8 points behind, more than the spread."
+    )
+
+
+def test_headline_falls_back_to_knn_and_to_a_method_alone():
+    one = linear(method=0.9)
+    one.protocol = "knn"
+    assert headline([one], "mae") == ["kNN with all labels: mae reaches 90.0 %, with no baseline beside it."]
+    assert headline([Scores("linear", why_not="needs labels")], "mae") == []
+
+
+def test_few_labels_pay_only_ahead_of_both_label_free_baselines():
+    ahead, noise = np.array([0.8, 0.82, 0.81]), np.array([0.0, 0.01, -0.01])
+    rows = {
+        "method": {"per_class_1": ahead, "per_class_5": ahead, "percent_10": ahead},
+        "pixels": {"per_class_1": ahead - 0.2 + noise, "per_class_5": ahead + 0.1, "percent_10": ahead - 0.2},
+        "random": {"per_class_1": ahead - 0.3 + noise, "per_class_5": ahead - 0.3, "percent_10": ahead + noise * 9},
+    }
+    (sentence,) = headline([few(**rows)], "mae")
+    assert sentence.startswith(
+        "With few labels it pays: mae is ahead of raw pixels and random weights at 1 a class (+20.0"
+    )
+    assert "not at 5 a class (-10.0 ± 0.0 points), 10 % (" in sentence
+    (sentence,) = headline([few(method=rows["pixels"], pixels=rows["method"])], "mae")
+    assert "pays: mae is ahead of raw pixels at 5 a class" in sentence
+    (sentence,) = headline([few(method={"per_class_1": ahead}, pixels={"per_class_1": ahead})], "mae")
+    assert sentence == "With few labels it does not pay: mae is nowhere ahead of raw pixels by more than the spread."
+
+
+def test_supervised_is_no_rival_with_few_labels():
+    draws = np.array([0.8, 0.8, 0.8])
+    (sentence,) = headline(
+        [
+            few(
+                method={"per_class_1": draws},
+                pixels={"per_class_1": draws / 2},
+                supervised={"per_class_1": draws + 0.1},
+            )
+        ],
+        "mae",
+    )
+    assert "it pays" in sentence
+
+
+def test_confusions_count_wrong_pairs_most_frequent_first():
+    scores = Scores("linear", predicted={"method": np.array([1, 1, 0, 2, 2, 2])}, label=np.array([0, 0, 0, 2, 1, 0]))
+    assert confusions(scores, ["a", "b", "c"]) == [("a", "b", 2), ("a", "c", 1), ("b", "c", 1)]
+    assert confusions(scores, ["a", "b", "c"], most=1) == [("a", "b", 2)]
+    assert confusions(Scores("linear", why_not="not run"), []) == []
