@@ -1,0 +1,293 @@
+"""What the code promises about itself: imports go one way, files stay short, DVC knows what a stage depends on."""
+
+import ast
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "ssl" / "selfsup"
+STAGES = ROOT / "stages"
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *STAGES.glob("*.py")])
+METHODS = sorted(path.stem for path in (PACKAGE / "methods").glob("*.py") if not path.stem.startswith("_"))
+PROTOCOLS = sorted(set(YAML(typ="safe", pure=True).load(ROOT / "params.yaml")["evaluation"]) - {"protocols"})
+CHOICES = {"methods": METHODS, "evaluation": PROTOCOLS}  # what `import_module` chooses from by a name in params.yaml
+MAY_IMPORT = {  # area of the package: the other areas it may import
+    "__init__": set(),
+    "errors": set(),
+    "params": {"errors"},
+    "nn": {"params"},
+    "views": {"params"},
+    "task": {"params", "views"},
+    "backbones": {"errors", "params", "nn"},
+    "export": {"errors", "params", "backbones"},
+    "data": {"errors", "params", "views"},
+    "methods": {"errors", "params", "task", "nn", "views", "backbones"},
+    "evaluation": {"errors", "params", "task", "nn", "views", "backbones", "data", "methods"},
+    "training": {"errors", "params", "task", "nn", "views", "backbones", "data", "methods", "evaluation"},
+    "report": {"errors", "params", "task", "nn", "views", "backbones", "data", "methods", "evaluation", "training"},
+    "tracking": {"params"},
+    "tracking_writer": set(),
+}
+# They decide no byte of what a stage writes: values reach DVC through `params`, and runs are not outs.
+NO_OUT = {"ssl/selfsup/params.py", "ssl/selfsup/tracking.py", "ssl/selfsup/tracking_writer.py", "stages/record.py"}
+# Readings of kNN during training are for the eye: a change of the protocol must not retrain.
+PROBE = tuple(f"ssl/selfsup/evaluation/{name}.py" for name in ("compare", "knn", "result"))
+# Code that a stage's script imports and that DVC need not know of, because it decides nothing there.
+WAIVED = {
+    "check": ("ssl/selfsup/",),  # its out says that params.yaml was valid, nothing else
+    "pixels": ("ssl/selfsup/training/", "ssl/selfsup/methods/", "ssl/selfsup/task.py", *PROBE),  # nothing is trained
+    "extract": ("ssl/selfsup/training/", "ssl/selfsup/task.py", *PROBE),  # the network comes from models/pretrained
+    "baseline": PROBE,
+    "pretrain": ("ssl/selfsup/evaluation/extraction.py", *PROBE),
+}
+
+
+def imports(source: str) -> set[str]:
+    """All that a module imports, wherever it does: `from a.b import c` is `a.b` and `a.b.c`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            found.add(ast.unparse(node.args[0]).removeprefix("f").strip("'\""))  # such as selfsup.methods.{name}
+    return found
+
+
+def area(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def files_of(module: str) -> list[Path]:
+    """The project's files that an import of `module` runs; `{name}` stands for any choice."""
+    if module.startswith("selfsup."):
+        place = module.removeprefix("selfsup.").replace(".", "/")
+        if "{" in place:
+            folder = PACKAGE / place.partition("/")[0]
+            return [folder / "__init__.py", *(folder / f"{name}.py" for name in CHOICES[folder.name])]
+        return [path for path in (PACKAGE / f"{place}.py", PACKAGE / place / "__init__.py") if path.exists()]
+    return [path for path in [STAGES / f"{module}.py"] if path.exists()]
+
+
+def test_imports_are_found():
+    source = "import a.b\ndef f():\n    from c import d\n    importlib.import_module(f'selfsup.methods.{name}')\n"
+    assert imports(source) == {"a.b", "c", "c.d", "selfsup.methods.{name}"}
+    assert {path.stem for path in files_of("selfsup.methods.{name}")} == {"__init__", *METHODS}
+    assert files_of("selfsup.params") == [PACKAGE / "params.py"]
+    assert files_of("json") == []
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("stages", "ssl/selfsup", "tests/contract", "benchmarks"),
+        *(f"ssl/selfsup/{name}" for name in ("data", "views", "nn", "methods", "training", "evaluation", "report")),
+        *("params.yaml", "dvc.yaml", "Makefile", "Dockerfile", "pyproject.toml", "requirements.lock", "README.md"),
+        *(".ci/run", "LICENSE"),
+    ],
+)
+def test_everything_is_where_it_is_looked_for(place):
+    assert (ROOT / place).exists()
+
+
+def test_the_source_root_is_no_package():
+    assert not (ROOT / "ssl" / "__init__.py").exists(), "it would shadow the standard library's ssl"
+
+
+def test_the_ci_script_can_be_run():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if PACKAGE in path.parents], ids=lambda path: path.name)
+def test_imports_go_one_way(path):
+    own, found = area(path), imports(path.read_text())
+    assert own in MAY_IMPORT, f"say in MAY_IMPORT what {own} may import"
+    for module in found:
+        for file in files_of(module):
+            assert file.is_relative_to(PACKAGE), f"{path}: the package imports no stage"
+            other = area(file)
+            assert other == own or other in MAY_IMPORT[own], f"{path}: {own} must not import {other}"
+    assert "stages" not in {module.partition(".")[0] for module in found}
+
+
+@pytest.mark.parametrize(("folder", "libraries"), [("nn", {"torch", "timm"}), ("views", {"torch"})])
+def test_networks_and_views_need_torch_only(folder, libraries):
+    for path in (PACKAGE / folder).glob("*.py"):
+        outside = {module.partition(".")[0] for module in imports(path.read_text())} - sys.stdlib_module_names
+        assert outside <= {"selfsup"} | libraries, path  # timm for its own kind of batch norm
+
+
+def test_methods_do_not_import_each_other():
+    for path in (PACKAGE / "methods").glob("*.py"):
+        others = {f"selfsup.methods.{name}" for name in METHODS if name != path.stem}
+        assert not imports(path.read_text()) & others, path
+
+
+def test_one_file_knows_mlflow_and_none_knows_dvc():
+    users = {tool: [] for tool in ("mlflow", "dvc")}
+    for path in SOURCES:
+        for tool in {module.partition(".")[0] for module in imports(path.read_text())} & set(users):
+            users[tool].append(path.name)
+    assert users == {"mlflow": ["tracking_writer.py"], "dvc": []}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "training").glob("*.py")), ids=lambda path: path.name)
+def test_the_loop_knows_no_method(path):
+    source = path.read_text()
+    assert not re.findall(rf"\b({'|'.join(METHODS)})\b", source, re.IGNORECASE)
+    tasks = {
+        node.name
+        for name in METHODS
+        for node in ast.parse((PACKAGE / "methods" / f"{name}.py").read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }
+    assert tasks
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            assert not {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)} & tasks - {"Params"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= 300
+
+
+def unsafe(source: str) -> list[str]:
+    """Calls and imports that can run code hidden in a file that is only meant to be read."""
+    found = sorted(imports(source) & {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"})
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name, given = ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        bad_torch = name in ("torch.load", "load_state") and given.get("weights_only") != "True"
+        if bad_torch or given.get("allow_pickle", "False") != "False" or "unsafe" in given.get("typ", ""):
+            found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_files_are_read_safely(path):
+    assert unsafe(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+        "np.load(path, allow_pickle=trusted)",
+        "import pickle",
+        "from joblib import load",
+        "YAML(typ='unsafe')",
+    ],
+)
+def test_unsafe_reading_is_found(source):
+    assert unsafe(source)
+
+
+def closure(path: Path, seen: set[Path] | None = None) -> set[Path]:
+    """The project's files that a script runs, itself included."""
+    seen = set() if seen is None else seen
+    if path not in seen and path.relative_to(ROOT).as_posix() not in NO_OUT:
+        seen.add(path)
+        for module in imports(path.read_text()):
+            for file in files_of(module):
+                closure(file, seen)
+    return seen
+
+
+def stages() -> dict[str, dict]:
+    return YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
+
+
+def covered(file: str, deps: list[str]) -> bool:
+    """Whether a dependency is the file or a folder that holds it; `${...}` stands for any one choice."""
+    patterns = [re.sub(r"\\\$\\\{[^}]*\\\}", "[a-z][^/]*", re.escape(dep)) for dep in deps]
+    return any(re.fullmatch(rf"{pattern}(/.*)?", file) for pattern in patterns)
+
+
+def test_coverage_by_dependencies():
+    deps = ["a/b", "c/${item.name}.py", "d.py"]
+    assert all(covered(file, deps) for file in ("a/b/c/d.py", "c/x.py", "d.py"))
+    assert not any(covered(file, deps) for file in ("a/bc.py", "c/x/y.py", "e/d.py", "c/.py", "c/__init__.py"))
+
+
+@pytest.mark.parametrize("name", sorted(stages()))
+def test_dvc_knows_what_a_stage_depends_on(name):
+    stage = stages()[name]
+    stage = {**stage, **stage.get("do", {})}  # of a foreach
+    (script,) = re.findall(r"stages/\w+\.py", stage["cmd"])
+    deps = [dep for dep in stage["deps"] if isinstance(dep, str)]
+    used = {path.relative_to(ROOT).as_posix() for path in closure(ROOT / script)}
+    chosen = {file for file in used if by_name(file, used)}
+    missing = [
+        file
+        for file in sorted(used - chosen)
+        if not covered(file, deps) and (ROOT / file).stat().st_size and not file.startswith(WAIVED.get(name, ("none",)))
+    ]
+    assert not missing, f"dvc.yaml: stage {name} lacks deps: {', '.join(missing)}"
+    if any(file.startswith("ssl/selfsup/methods/") for file in used) and name not in ("check", "pixels"):
+        assert any(dep.startswith("ssl/selfsup/methods/") and "__init__" not in dep for dep in deps)
+    for dep in deps:
+        if dep.startswith(("ssl", "stages")) and "${" not in dep:
+            assert (ROOT / dep).exists(), f"dvc.yaml: stage {name} depends on {dep}, which is not there"
+
+
+def by_name(file: str, used: set[str]) -> bool:
+    """Whether a method or protocol is run only if a name in `params.yaml` says so."""
+    folder, stem = Path(file).parent.name, Path(file).stem
+    module = f"selfsup.{folder}.{stem}"
+    return stem in CHOICES.get(folder, []) and not any(module in imports((ROOT / other).read_text()) for other in used)
+
+
+def unexplained(node: dict, lines: list[str], where: str = "") -> list[str]:
+    """Values of `params.yaml` that have no comment on their own line, nor on that of a section they are in."""
+    bare = []
+    for key, value in node.items():
+        if "#" in lines[node.lc.key(key)[0]]:
+            continue
+        bare += unexplained(value, lines, f"{where}{key}.") if isinstance(value, dict) else [f"{where}{key}"]
+    return bare
+
+
+def test_every_value_is_explained():
+    text = (ROOT / "params.yaml").read_text()
+    assert unexplained(YAML().load(text), text.splitlines()) == []
+
+
+def test_unexplained_values_are_found():
+    text = "a: 1  # why\nb:\n  c: 2\n  d: 3  # why\ne:  # why\n  f: 4\n"
+    assert unexplained(YAML().load(text), text.splitlines()) == ["b.c"]
+
+
+def locked() -> dict[str, str]:
+    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in pins}
+
+
+def test_the_lock_holds_what_the_project_asks_for():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = locked()
+    for line in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        asked = Requirement(line)
+        assert asked.specifier.contains(pins[canonicalize_name(asked.name)]), f"{line}: run `make lock`"
+
+
+def test_the_lock_names_hashes_and_no_index():
+    text = (ROOT / "requirements.lock").read_text()
+    entries = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
+    assert len(entries) >= len(locked()) > 50
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert "://" not in text
+    assert "--index" not in text
