@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
 from selfsup.data import decode
 from selfsup.data.loader import Split, open_split
 from selfsup.data.shards import write
 from selfsup.params import Data
-
 from tests.helpers import params
 
 

@@ -7,11 +7,14 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
-from selfsup.data import decode
 
+from selfsup.data import decode
 from tests.data.make import file, noise
 
 RGB = Image.fromarray(noise(5, 7))
+pytestmark = pytest.mark.filterwarnings(  # pytest puts its own filters over those of the module
+    "ignore:Corrupt EXIF", "ignore::PIL.Image.DecompressionBombWarning"
+)
 
 
 def pixels(data: bytes, longest: int | None = None) -> np.ndarray:

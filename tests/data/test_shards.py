@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
+
 from selfsup.data import decode, writer
 from selfsup.data.index import load_index, verify
 from selfsup.data.loader import open_split
 from selfsup.data.shards import write
 from selfsup.data.sources import Samples
 from selfsup.errors import UserError
-from sklearn.datasets import load_digits
-
 from tests.data.make import class_folders, contents, data, file, noise, shards
 
 ROOT = Path(__file__).parents[2]

@@ -1,17 +1,18 @@
 """Folders, idx files and torchvision's sets are listed as a person would list them."""
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
 from selfsup.data import decode
 from selfsup.data.sources import image_folder, open_source, resolve
 from selfsup.data.torchvision_sets import idx_files, torchvision_set
 from selfsup.errors import UserError
-
 from tests.data.make import class_folders, data, noise, shards
 
 PNG = decode.png(noise(4, 5))
@@ -118,6 +119,17 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "images" / "b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "images" / "a" / "loop").symlink_to(tmp_path / "images")
     assert listed(image_folder(tmp_path / "images")) == {"a/1.png": "a", "b/2.png": "b"}
+
+
+def test_names_that_are_no_utf_8(tmp_path):
+    root = class_folders(tmp_path / "images", {"a": 9})
+    (root / os.fsdecode(b"b\xff")).mkdir()
+    for number in range(5):
+        (root / os.fsdecode(b"b\xff") / os.fsdecode(b"\xe9%d.png" % number)).write_bytes(PNG if number else b"")
+    splits = shards(tmp_path / "shards", source="image_folder", path=str(root), on_error="skip")
+    assert splits["train"].classes == ["a", "b\ufffd"]
+    names = [name for split in splits.values() for name in split.names]
+    assert sum(name.startswith("b\ufffd/\ufffd") for name in names) == 4
 
 
 def test_missing_empty_and_wrong_paths(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from selfsup.data.splits import held_out, kept, random_keys
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [40, 10, 25, 3, 1]))

@@ -15,11 +15,11 @@ import fsspec
 import numpy as np
 import pytest
 from PIL import Image
+
 from selfsup.data import decode
 from selfsup.data.sources import Source
 from selfsup.data.tar_source import list_shards, tar_shards
 from selfsup.errors import UserError
-
 from tests.data.make import contents, file, noise, shards
 
 Members = list[tuple[str, bytes]]

@@ -128,7 +128,7 @@ def _shrink(image: Image.Image, longest: int | None) -> None:
     """In place. In two steps when it is by far, as Pillow's fast reduction is inexact beyond some 100 times."""
     for side in (64 * longest, longest) if longest else ():
         if max(image.size) > side:
-            image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+            image.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from selfsup.data import decode
 from selfsup.errors import UserError
@@ -111,8 +112,13 @@ def image_folder(root: Path, labelled: bool = True) -> Source:
             raise UserError(
                 f"data.path: {root / stray} lies beside class folders; move it into one or set data.labels: none"
             )
-    splits = {split: Samples(names, labels[split], names) for split, names in found.items()}
-    return Source(known, splits, partial(_read_file, str(root)))
+    splits = {split: Samples([_text(n) for n in names], labels[split], names) for split, names in found.items()}
+    return Source([_text(name) for name in known], splits, partial(_read_file, str(root)))
+
+
+def _text(name: str) -> str:
+    """A file's name as text that can be written: bytes that are no UTF-8 become question marks."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _read_file(root: str, name: str) -> bytes:
@@ -143,7 +149,7 @@ def _split_folders(root: Path) -> dict[str, str]:
 def list_images(root: Path) -> list[str]:
     """Paths of the images below a folder, relative, with forward slashes, sorted. Raises `UserError` if none."""
     known, images, others = decode.extensions(), [], Counter[str]()
-    for path in _files(root, set()):
+    for path in tqdm(_files(root, set()), desc=f"list {_text(root.name)}", unit=" files", delay=2):
         extension = path.suffix.lower()
         if extension in known:
             images.append(path.relative_to(root).as_posix())
