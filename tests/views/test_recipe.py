@@ -161,6 +161,13 @@ def test_crops_are_distributed_as_torchvisions(height, width, scale, ratio):
         assert torch.equal(ours, theirs)  # the fallback: one and the same centred crop
 
 
+def test_crops_reach_every_corner():
+    box = torch.full((4000, 2), 4)
+    crop = recipe.crop_boxes(box, Draw(0, 0, torch.arange(4000)), [0.5625, 0.5625], [1.0, 1.0])
+    assert (crop[:, 2:] == 3).all()
+    assert (torch.bincount(crop[:, 0] * 2 + crop[:, 1]) - 1000).abs().max() < 130
+
+
 def test_gates_open_as_often_as_they_should():
     n = 20_000
     draw = Draw(0, 0, torch.arange(n))
@@ -285,3 +292,10 @@ def test_blocks_are_contiguous_and_grids_are_not():
     assert neighbours("block") > 0.8
     assert 0.45 < neighbours("random") < 0.55
     assert neighbours("grid") == 0
+
+
+def test_what_blocks_leave_is_hidden_anywhere():
+    _, restore = recipe.patch_mask(Draw(0, 0, torch.arange(2000)), "block", 0.95, 14, 14)
+    hidden = (restore >= 9).view(-1, 14, 14).double().mean(0)
+    corners = hidden[[0, 0, 13, 13], [0, 13, 0, 13]]
+    assert corners.max() < 1 and corners.max() - corners.min() < 0.06

@@ -167,5 +167,8 @@ def patch_mask(
     extent = extent.clamp(min=1).minimum(side)
     corner = (draw.uniform("block place", MASK_BLOCKS, 2) * (side - extent + 1)).long()
     scores = ops.block_scores(torch.cat([corner, extent], dim=2), height, width)
-    rest = scores - draw.uniform("rest", patches)  # should the blocks not suffice, any of the other patches
-    return ops.patch_mask(torch.where(scores > -MASK_BLOCKS, scores, rest), ratio)
+    line = torch.arange(patches, device=draw.key.device) / patches
+    line = torch.where(draw.bernoulli("last block", 0.5)[:, None], line, line.flip(0))
+    # the last block is hidden in part, from its first or its last row on; what no block covers goes in any order
+    first = torch.where(scores > -MASK_BLOCKS, line, draw.uniform("rest", patches))
+    return ops.patch_mask(scores - first, ratio)
