@@ -6,7 +6,7 @@ Nothing here has a default: values live in `params.yaml` only. This module impor
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -205,10 +205,15 @@ class Params(Strict):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
-        choose("method", self.method, known(METHODS))
-        choose("method", self.method, sorted(self.methods))
+        for name in (self.method, *self.methods):
+            choose("method" if name == self.method else "methods", name, known(METHODS))
+        if self.method not in self.methods:
+            raise ValueError(f"methods.{self.method}: missing block; add it")
         for protocol in self.evaluation.protocols:
             choose("evaluation.protocols", protocol, sorted(set(Evaluation.model_fields) - {"protocols"}))
+        for where, names in (("evaluation.protocols", self.evaluation.protocols), ("baselines", self.baselines)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{where}: names something twice, got {_shown(names)}; remove one")
         return self
 
 
@@ -221,36 +226,54 @@ def choose(where: str, name: str, names: list[str]) -> str:
     """Return `name` if it is one of `names`, else raise with the known names and the nearest one."""
     if name in names:
         return name
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise ValueError(f"{where}: unknown {name!r}{hint} Known: {', '.join(names)}".replace("?;", ";"))
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise ValueError(f"{where}: unknown {name!r}{hint} Known: {', '.join(names)}")
 
 
 def _line(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
-    """The first failure of a validation as `where: what`, with the nearest known key for an unknown one."""
-    first = error.errors(include_url=False)[0]
+    """The first failure of a validation as `where: what`, a misspelt key, which is a missing one too, first."""
+    first, *rest = sorted(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
     steps = [str(step) for step in first["loc"] if step not in ("sgd", "lars", "adamw")]
-    where = ".".join([*([prefix] if prefix else []), *steps])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" (and {len(rest)} more)" if rest else ""
     match first["type"]:
         case "extra_forbidden":
-            near = difflib.get_close_matches(steps[-1], _keys(model, steps[:-1]), n=1)
+            others = set(_keys(model, steps[:-1])) - {steps[-1]}  # which another optimiser may have
+            near = difflib.get_close_matches(steps[-1], others, n=1)
             what = "unknown parameter" + (f"; did you mean {near[0]}?" if near else "; remove it")
         case "missing":
             what = "missing parameter; add it"
+        case "union_tag_not_found":
+            what = "missing parameter name; add it"
+        case "union_tag_invalid":
+            what = f"unknown name {first['ctx']['tag']!r}. Known: {first['ctx']['expected_tags']}"
+        case "model_type" | "dict_type":
+            what = f"must be a section of `name: value` lines, got {_shown(first['input'])}"
         case "value_error":
             return f"{first['msg'].removeprefix('Value error, ')}{more}"
         case _:
-            what = f"{first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
-    return f"{where}: {what}{more}"
+            what = f"{first['msg'].replace(' after validation', '')}, got {_shown(first['input'])}"
+            what = what[0].lower() + what[1:]
+    where = ".".join([*([prefix] if prefix else []), *steps])
+    return f"{where}: {what}{more}".removeprefix(": ")
+
+
+def _shown(value: Any) -> str:
+    """A value as YAML has it, cut to what a line can hold."""
+    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))[:80]
 
 
 def _keys(model: Any, steps: list[str]) -> list[str]:
-    """The keys that the section at `steps` may have."""
+    """The keys that the section at `steps` may have, of any of its kinds."""
     for step in steps:
-        field = getattr(model, "model_fields", {}).get(step)
-        model = field.annotation if field else None
-    return list(getattr(model, "model_fields", {}))
+        model = next((kind.model_fields[step].annotation for kind in _kinds(model) if step in kind.model_fields), None)
+    return [key for kind in _kinds(model) for key in kind.model_fields]
+
+
+def _kinds(annotation: Any) -> list[Any]:  # the models in a type: SGD of `SGD | None`
+    if hasattr(annotation, "model_fields"):
+        return [annotation]
+    return [kind for part in get_args(annotation) for kind in _kinds(part)]
 
 
 def parse(model: type[M], values: Any, prefix: str = "") -> M:
@@ -270,7 +293,8 @@ def load(path: Path | str = "params.yaml") -> Params:
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}:{line} is not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{path}:{line} is not valid YAML: {problem}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
     return parse(Params, values)
