@@ -25,7 +25,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
     "params": {"errors"},
     "nn": {"params"},
     "views": {"params"},
-    "task": {"params", "views"},
+    "task": {"params", "views", "backbones"},  # the last for types only
     "backbones": {"errors", "params", "nn"},
     "export": {"errors", "params", "backbones"},
     "data": {"errors", "params", "views"},
