@@ -55,7 +55,8 @@ def pixels(params, splits) -> None:
 
     folder = Path("features/baselines/pixels")
     if "pixels" not in params.baselines:
-        return skipped(folder, "not in params.yaml's baselines")
+        skipped(folder, "not in params.yaml's baselines")
+        return
     write_feature_set(Pixels(), splits, torch.device("cpu"), params.data.image_size, folder, {"method": "pixels"})
 
 

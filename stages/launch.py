@@ -5,7 +5,9 @@ ACCELERATE_ARGS="--num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1 --
                                    this host's part of a run over several hosts; NPROC counts the processes of all
 """
 
+import contextlib
 import os
+import re
 import shlex
 import signal
 import socket
@@ -40,10 +42,8 @@ def inside() -> bool:
     """True in a worker process. Also lets the worker speak on the stage's own stderr, not the launcher's."""
     if _INSIDE not in os.environ:
         return False
-    try:
+    with contextlib.suppress(OSError):  # no /proc: the launcher's stderr will do
         os.dup2(os.open(os.environ[_INSIDE], os.O_WRONLY | os.O_APPEND), 2)
-    except OSError:
-        pass  # no /proc: the launcher's stderr will do
     return True
 
 
@@ -61,13 +61,35 @@ def relaunch(count: int) -> None:
     with tempfile.TemporaryFile() as noise:
         environment = os.environ | {_INSIDE: f"/proc/{os.getpid()}/fd/2", "OMP_NUM_THREADS": threads}
         child = subprocess.Popen([*launcher, *sys.argv], env=environment, stderr=noise)
+        stopped: list[int] = []
+
+        def pass_on(number: int, _: object) -> None:
+            stopped.append(number)
+            child.send_signal(number)
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda received, _: child.send_signal(received))
+            signal.signal(number, pass_on)
         status = child.wait()
-        if status not in (0, 1):  # a worker that ends with 1 has said why
-            noise.seek(0)
-            print(noise.read().decode(errors="replace")[-4000:], file=sys.stderr)
+        noise.seek(0)
+        said = noise.read().decode(errors="replace")
+    if status and stopped:
+        sys.exit(128 + stopped[0])
+    if status:
+        print(last_word(said), end="", file=sys.stderr)
     sys.exit(1 if status else 0)
+
+
+def last_word(said: str) -> str:
+    """What to add to the workers' own words: nothing when one of them ended by itself, having said why."""
+    codes = [
+        (int(rank), int(code)) for rank, code in re.findall(r"rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", said, re.S)
+    ]
+    if any(code > 0 for _, code in codes):
+        return ""
+    dead = next((f"process {rank} was killed by signal {-code}" for rank, code in codes if code < 0), None)
+    if dead is None:
+        return said[-4000:]
+    return f"error: {dead}; run the same command again: it goes on from the last checkpoint\n"
 
 
 def stop_on_sigterm() -> None:

@@ -1,4 +1,4 @@
-"""Pretrain the backbone with the chosen method: models/pretrained, models/backbone, metrics/pretrain.json, plots/pretrain.csv."""
+"""Pretrain with the chosen method: models/pretrained, models/backbone, metrics/pretrain.json, plots/pretrain.csv."""
 
 import argparse
 import json
@@ -54,15 +54,19 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         task = task.eval().cpu()
         save_file({name: x.contiguous() for name, x in task.state_dict().items()}, folder / "task.safetensors")
-        export_backbone(task.encoder(), getattr(params.backbones, architecture), params.data.image_size, Path("models/backbone"))
+        export_backbone(
+            task.encoder(), getattr(params.backbones, architecture), params.data.image_size, Path("models/backbone")
+        )
         write_csv(result.rows, Path("plots/pretrain.csv"))
         Path("metrics").mkdir(exist_ok=True)
         Path("metrics/pretrain.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        run.artifact("models/backbone")
+        run.save(record.RUN)
+        run.run.artifact("models/backbone", "backbone")
     session.finished(resume)
     if result.alarm:
         print(f"ALARM: {result.alarm}", file=sys.stderr)
-    print(f"{params.method}: {metrics['steps']} steps, loss {metrics['loss']:.4f}, {metrics['images_per_second']:.0f} images/s")
+    speed = f"{metrics['images_per_second']:.0f} images/s"
+    print(f"{params.method}: {metrics['steps']} steps, loss {metrics['loss']:.4f}, {speed}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""How the stages' MLflow runs hang together: one parent run a pipeline run, opened by pretrain, and a nested run a stage."""
+"""How the stages' MLflow runs hang together: pretrain opens one parent run, every later stage a run nested in it."""
 
 import json
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,35 +28,46 @@ def _tags(checksum: str) -> dict[str, Any]:
 def single(params: Params, stage: str, chief: bool, checksum: str, values: Mapping[str, Any]) -> Iterator[Run]:
     """A run of its own, for a stage that does not depend on `method`. Only the chief process records."""
     if not chief:
-        yield Run(None)
+        yield Run(None, 0)
         return
     with tracking.start(params.tracking, stage, stage, values=values, tags=_tags(checksum)) as run:
         yield run
 
 
-@contextmanager
-def pipeline(params: Params, chief: bool, checksum: str, resume: Path) -> Iterator[Run]:
-    """The parent run and, nested in it, pretrain's own; a pretraining that goes on after a kill goes on in both.
+class Resumable:
+    """Pretrain's run, which notes its id and its parent's beside the checkpoints as soon as the store has said them."""
 
-    Writes `run.json`, in which the later stages find the parent.
-    """
-    if not chief:
-        yield Run(None)
-        return
+    def __init__(self, parent: Run, run: Run, note: Path):
+        self.parent, self.run, self.note = parent, run, note
+        self.ask_at = time.monotonic() + 15  # by then MLflow is imported: asking costs no wait
+        self.noted = False
+
+    def metrics(self, values: Mapping[str, Any], step: int) -> None:
+        self.run.metrics(values, step)
+        if not self.noted and time.monotonic() > self.ask_at:
+            self.save(self.note)
+
+    def save(self, path: Path) -> None:
+        self.noted = True
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"parent": self.parent.id, "run": self.run.id}) + "\n")
+
+
+@contextmanager
+def pipeline(params: Params, chief: bool, checksum: str, resume: Path) -> Iterator[Resumable]:
+    """The parent run and, nested in it, pretrain's own; a pretraining that goes on after a kill goes on in both."""
     note = resume / "run.json"
+    if not chief:
+        yield Resumable(Run(None, 0), Run(None, 0), note)
+        return
     old = json.loads(note.read_text()) if note.exists() else {"parent": None, "run": None}
     used = params.model_dump(exclude={"methods", "tracking"}) | {"knobs": params.methods[params.method]}
-    name, tags = params.method, _tags(checksum)
-    with tracking.start(params.tracking, "pipeline", name, resume=old["parent"], values=used, tags=tags) as parent:
-        ids = {"parent": parent.id}
-        with tracking.start(
-            params.tracking, "pretrain", "pretrain", parent=parent.id, resume=old["run"], values=used, tags=tags
-        ) as run:
-            ids["run"] = run.id
-            resume.mkdir(parents=True, exist_ok=True)
-            note.write_text(json.dumps(ids) + "\n")
-            yield run
-        RUN.write_text(json.dumps(ids) + "\n")
+    tags = _tags(checksum)
+    with (
+        tracking.start(params.tracking, "pipeline", params.method, None, old["parent"], used, tags) as parent,
+        tracking.start(params.tracking, "pretrain", "pretrain", parent, old["run"], used, tags) as run,
+    ):
+        yield Resumable(parent, run, note)
 
 
 @contextmanager
@@ -63,7 +75,7 @@ def nested(params: Params, stage: str, chief: bool = True) -> Iterator[Run]:
     """A run under the parent that pretrain opened."""
     parent = json.loads(RUN.read_text())["parent"] if chief else None
     if parent is None:
-        yield Run(None)
+        yield Run(None, 0)
         return
     with tracking.start(params.tracking, stage, stage, parent=parent) as run:
         yield run

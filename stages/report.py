@@ -10,13 +10,19 @@ import record
 from selfsup.errors import one_line_errors
 from selfsup.params import load
 from selfsup.report.page import write_report
+from selfsup.report.sheet import views_sheet
+from selfsup.training.build import build_task, method_params
+from selfsup.training.session import open_splits
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     params, path = load(), Path("report/index.html")
+    data = params.data.model_copy(update={"cache": "none"})  # only a few images are looked at
+    split = open_splits(data, verified=True)["train"]
+    task = build_task(params, params.method, method_params(params, params.method).backbone, split)
     with record.nested(params, "report") as run:
-        write_report(params, path)
+        write_report(params, path, views_sheet(task, split, data.image_size, params.seed))
         run.artifact(path)
     print(f"report: {path}")
 

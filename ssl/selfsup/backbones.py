@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,13 +63,14 @@ class Backbone(nn.Module):
     "map" [B C h w] of a convolutional network or "tokens" [B L C] of a transformer.
     """
 
+    net: Any  # a network with timm's forward_features, forward_head and num_features
     mean: Tensor
     std: Tensor
 
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.net = net
-        self.width: int = net.num_features  # type: ignore[assignment]
+        self.width = int(net.num_features)  # type: ignore[arg-type]
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
@@ -76,8 +78,8 @@ class Backbone(nn.Module):
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.net.forward_features(self.normalize(images))  # type: ignore[operator]
-        pooled = self.net.forward_head(features, pre_logits=True)  # type: ignore[operator]
+        features = self.net.forward_features(self.normalize(images))
+        pooled = self.net.forward_head(features, pre_logits=True)
         return {"pooled": pooled, "tokens" if features.ndim == 3 else "map": features}
 
 
@@ -125,7 +127,7 @@ def _fix_positions(net: nn.Module) -> None:
     """Give a vision transformer fixed two-dimensional sine-cosine positions (as MAE and MoCo v3 do)."""
     positions, embed = getattr(net, "pos_embed", None), getattr(net, "patch_embed", None)
     if isinstance(positions, nn.Parameter) and positions.ndim == 3 and embed is not None:
-        height, width = embed.grid_size  # type: ignore[misc]
+        height, width = embed.grid_size
         prefix = positions.shape[1] - height * width  # the class token has no position
         positions.zero_()
         positions[0, prefix:] = sincos_positions(height, width, positions.shape[2])

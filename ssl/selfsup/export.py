@@ -1,4 +1,4 @@
-"""How a backbone leaves the project: a folder that timm loads by itself, or a `torch.export` program for plain torch."""
+"""How a backbone leaves the project: a folder that timm loads by itself, or a `torch.export` program."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,6 @@ def export_backbone(backbone: nn.Module, params: BackboneParams, image_size: int
         "loads_with": "timm" if named else "torch.export",
         "pretrained_cfg": {
             "input_size": [3, image_size, image_size],
-            "fixed_input_size": True,
             "interpolation": "bilinear",
             "crop_pct": 1.0,
             "mean": backbone.mean.flatten().tolist() if isinstance(backbone, Backbone) else None,
@@ -50,8 +49,14 @@ def export_backbone(backbone: nn.Module, params: BackboneParams, image_size: int
         },
     }
     if named:
-        config["model_args"] = {key: value for key, value in timm_arguments(params, image_size).items() if key != "num_classes"}
-        config["pretrained_cfg"] |= {"classifier": None, "first_conv": None}
+        arguments = timm_arguments(params, image_size)
+        config["model_args"] = {name: value for name, value in arguments.items() if name != "num_classes"}
+        # timm passes the input size on to networks that are built for one size
+        config["pretrained_cfg"] |= {
+            "classifier": None,
+            "first_conv": None,
+            "fixed_input_size": "img_size" in arguments,
+        }
     else:
         images = torch.rand(2, 3, image_size, image_size)
         program = torch.export.export(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from selfsup.params import ViewsParams
 from selfsup.views.draw import Draw
+
+if TYPE_CHECKING:
+    from selfsup.backbones import Backbone
 
 Batch = Mapping[str, Tensor]
 """`id` int64 [B], `image` uint8 [B 3 H W], `box` int64 [B 2] (valid height, width), `label` int64 [B] (-1: none)."""
@@ -42,7 +45,7 @@ class Facts:
     image_size: int  # pixels
     steps: int  # optimiser steps of the whole run
     views: ViewsParams
-    backbone: Callable[[], nn.Module]  # a new backbone of the method's architecture, see `backbones.Backbone`
+    backbone: Callable[[], Backbone]  # a new backbone of the method's architecture
 
 
 @dataclass
@@ -76,7 +79,7 @@ class Task(nn.Module):
 
     batch_coupled = False  # the loss mixes samples, so a batch cannot be cut into accumulated parts
 
-    backbone: nn.Module
+    backbone: Backbone
 
     def views(self, batch: Batch, draw: Draw) -> Any:
         """Batched views on the batch's device, without gradient; all randomness comes from `draw`."""

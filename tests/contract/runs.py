@@ -5,7 +5,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from selfsup.params import SGD
@@ -38,7 +37,9 @@ def state(task: nn.Module) -> dict[str, Tensor]:
     return {name: x.detach().clone().contiguous() for name, x in task.state_dict().items()}
 
 
-def steps_in_float64(methods: list[str], shards: Path, resume: Path, sabotage: str = "") -> dict[str, dict[str, Tensor]]:
+def steps_in_float64(
+    methods: list[str], shards: Path, resume: Path, sabotage: str = ""
+) -> dict[str, dict[str, Tensor]]:
     """Three optimiser steps with momentum of every method, through the real loop, in float64."""
     if sabotage == "gather":
         import selfsup.methods.simclr as simclr
@@ -65,6 +66,7 @@ def run(
 ) -> dict[str, Tensor] | None:
     """A whole run, or one that dies by SIGKILL while step `kill_at` is under way."""
     task, split, params = build(method, shards, double=False, pretrain__checkpoint_every=2, **overrides)
+
     def after(carry: Any, progress: Any, own: Any = task.after_step) -> None:
         own(carry, progress)
         if progress.step == kill_at:

@@ -14,8 +14,10 @@ def largest_difference(a, b):
     worst = {}
     for name, x in a.items():
         y = b[name]
-        worst[name] = ((x - y).abs().max() / x.abs().max().clamp(min=1e-12)).item() if x.is_floating_point() else float(
-            not torch.equal(x, y)
+        worst[name] = (
+            ((x - y).abs().max() / x.abs().max().clamp(min=1e-12)).item()
+            if x.is_floating_point()
+            else float(not torch.equal(x, y))
         )
     return max(worst.items(), key=lambda item: item[1])
 

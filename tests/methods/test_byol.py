@@ -14,7 +14,9 @@ from tests.contract.runs import build
 
 def test_regression_equals_the_paper():
     q, z = np.random.default_rng(0).normal(size=(2, 6, 4))
-    expected = np.mean([np.sum((a / np.linalg.norm(a) - b / np.linalg.norm(b)) ** 2) for a, b in zip(q, z, strict=True)])
+    expected = np.mean(
+        [np.sum((a / np.linalg.norm(a) - b / np.linalg.norm(b)) ** 2) for a, b in zip(q, z, strict=True)]
+    )
     assert regression(torch.tensor(q), torch.tensor(z)).item() == pytest.approx(expected, rel=1e-12)
 
 

@@ -51,10 +51,10 @@ def encode(encoder: nn.Module, split: Split, device: torch.device, size: int) ->
 
 
 def write_features(encoder: nn.Module, split: Split, device: torch.device, size: int, path: Path, title: str) -> None:
-    """Write the pooled features of a split as float32 [N D] to the `.npy` file `path`, in parts: memory stays bounded."""
+    """Write a split's pooled features as float32 [N D] to the `.npy` file `path`, in parts: memory is bounded."""
     path.parent.mkdir(parents=True, exist_ok=True)
     array: np.memmap | None = None
-    bar = tqdm(total=split.samples, unit="img", unit_scale=True, desc=title, disable=rank() != 0, mininterval=1.0)
+    bar = tqdm(total=split.samples, unit="img", unit_scale=True, desc=title, disable=rank() != 0)
     for first, pooled in encoded(encoder, split, device, size):
         if array is None:
             array = _shared_array(path, split.samples, pooled.shape[1])

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-
 from selfsup.errors import UserError
 from selfsup.nn.distributed import gather, sum_over_ranks, world
 from selfsup.params import MethodParams

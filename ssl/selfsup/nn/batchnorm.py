@@ -1,6 +1,7 @@
 """Batch norm over the global batch. torch's own `SyncBatchNorm` refuses CPUs."""
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ def _normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
     centred = values - mean.view(shape)
     variance = sum_over_ranks(centred.square().sum(dims)) / count
     if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
-        norm.num_batches_tracked.add_(1)  # type: ignore[operator]
-        rate = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum  # type: ignore[arg-type]
+        steps: Tensor = norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        rate = 1 / float(steps) if norm.momentum is None else norm.momentum
         norm.running_mean.lerp_(mean.detach().to(norm.running_mean.dtype), rate)
         norm.running_var.lerp_((variance.detach() * count / max(count - 1, 1)).to(norm.running_var.dtype), rate)
     out = centred * (variance.view(shape) + norm.eps).rsqrt()
@@ -30,7 +31,7 @@ def _normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 
 @cache
-def _global(kind: type[_BatchNorm]) -> type[_BatchNorm]:
+def _global(kind: Any) -> type[_BatchNorm]:
     """The class `kind` with global statistics; timm's variants with drop and activation keep them."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -20,5 +20,5 @@ def ema_update(target: nn.Module, online: nn.Module, m: float) -> None:
 
 
 def cosine_momentum(base: float, fraction: float) -> float:
-    """m rises from `base` at fraction 0 of the run to 1 at its end: 1 - (1 - base) (cos(pi k / K) + 1) / 2 (BYOL, 3.3)."""
+    """m rises from `base` to 1 at the end of the run: 1 - (1 - base) (cos(pi k / K) + 1) / 2 (BYOL, sec. 3.3)."""
     return 1 - (1 - base) * (math.cos(math.pi * fraction) + 1) / 2

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def sincos_positions(height: int, width: int, dim: int) -> Tensor:
-    """Two-dimensional sine-cosine positions: half of the dimensions for the row, half for the column. [height*width dim]
+    """Two-dimensional sine-cosine positions: half the dimensions for the row, half for the column. [h*w dim]
 
     Vaswani et al. 2017, "Attention is all you need", section 3.5, once for each axis. `dim` is a multiple of 4.
     """

@@ -25,8 +25,8 @@ CLASSES_IN_LEGEND = 40
 CLASSES_IN_MATRIX = 20
 
 
-def write_report(params: Params, path: Path) -> None:
-    """Render the page of the working folder to `path`."""
+def write_report(params: Params, path: Path, views: bytes | None = None) -> None:
+    """Render the page of the working folder to `path`; `views` is a PNG of a few images and their views."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -38,7 +38,8 @@ def write_report(params: Params, path: Path) -> None:
         lstrip_blocks=True,
     )
     environment.filters["svg"] = Markup  # drawn by charts.py, which escapes the text in it
-    page = environment.get_template("page.html").render(**contents(params))
+    sheet = pictures.data_uri(views) if views else None
+    page = environment.get_template("page.html").render(**contents(params), views=sheet)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
 
@@ -57,7 +58,6 @@ def contents(params: Params) -> dict[str, Any]:
     rows, table = columns(scores)
     run = _json("metrics/pretrain.json")
     free = [(one.row, label_free(one.load("test", test.samples), params.seed)) for one in sets if test.samples > 1]
-    views = Path("models/pretrained/views.png")
     return {
         "name": name,
         "names": names,
@@ -82,7 +82,6 @@ def contents(params: Params) -> dict[str, Any]:
         "matrix": confusion_matrix(scores, train.classes),
         "confusions": next((confusions(one, train.classes) for one in scores if one.protocol == "linear"), []),
         "curves": charts.curves(read_curves(Path("plots/pretrain.csv"))),
-        "views": pictures.data_uri(views.read_bytes()) if views.exists() else None,
         "free": free,
         "maps": maps(sets, test, params.seed),
         "map_points": min(test.samples, pictures.POINTS),

@@ -1,5 +1,6 @@
 """A picture of what a method sees: a few images and their views, drawn again from three numbers."""
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,16 +27,18 @@ def pictures(views: Any, size: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def views_sheet(task: Task, split: Split, seed: int) -> Image.Image:
-    """A column an image: the image itself on top, below it the views that `task` makes of it in epoch 0."""
+def views_sheet(task: Task, split: Split, size: int, seed: int) -> bytes:
+    """A PNG with a column an image: the image itself on top, below it the views that `task` makes of it in epoch 0."""
     ids = torch.arange(min(IMAGES, split.samples))
     batch = split.gather(ids)
-    size = task.size  # type: ignore[attr-defined]
     rows = [centre_view(batch, size)]
-    for images in pictures(task.views(batch, Draw(seed, 0, ids)), size):  # type: ignore[arg-type]
+    for images in pictures(task.views(batch, Draw(seed, 0, ids)), size):
         rows += images.split(len(ids))
     sheet = torch.stack(rows[: 1 + MOST_VIEWS]).clamp(0, 1)  # [R n 3 S S]
     r, n, _, height, width = sheet.shape
     pixels = sheet.permute(0, 3, 1, 4, 2).reshape(r * height, n * width, 3).mul(255).round().byte()
     scale = max(1, TILE // size)
-    return Image.fromarray(pixels.numpy()).resize((n * width * scale, r * height * scale), Image.Resampling.NEAREST)
+    picture = Image.fromarray(pixels.numpy())
+    buffer = io.BytesIO()
+    picture.resize((n * width * scale, r * height * scale), Image.Resampling.NEAREST).save(buffer, "png")
+    return buffer.getvalue()

@@ -38,4 +38,4 @@ def build_task(params: Params, name: str, architecture: str, split: Split) -> Ta
         backbone=lambda: fresh_backbone(params, architecture, split),
     )
     torch.manual_seed(params.seed)
-    return task(block, facts)  # type: ignore[call-arg, arg-type]
+    return task(block, facts)

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill, a full disk and a flipped bit: written aside, hashed, renamed; the last two are kept."""
+"""Checkpoints that survive a kill, a full disk and a flipped bit: written aside, hashed, renamed; two are kept."""
 
 import hashlib
 import os

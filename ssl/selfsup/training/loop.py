@@ -73,7 +73,9 @@ def make_accelerator(precision: str) -> Any:
 
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("pretrain.precision: fp16 needs a CUDA device; use fp32 or bf16 here")
-    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)  # its successor is too new
+    warnings.filterwarnings(
+        "ignore", message=".*broadcast_buffers.*", category=FutureWarning
+    )  # its successor is too new
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision={"fp32": "no"}.get(precision, precision),
@@ -171,7 +173,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
             bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
         if logging or saving:
             stop_if_not_finite(bad, batch["id"], step, plan.resume)
-        if probing:
+        if probing and plan.probe:
             row |= in_eval_mode(task, plan.probe, accelerator)
         if curves is not None and row:
             curves.add({"step": done.step, "epoch": done.step / per_epoch} | row)
@@ -203,7 +205,7 @@ def clip(accelerator: Any, task: Task, limit: float | None) -> Tensor | None:
 
 @torch.no_grad()
 def layer_norms(task: Task) -> dict[str, Tensor]:
-    """Gradient norms of the whole and of the backbone's first and last weight: a network that stops learning shows here."""
+    """Gradient norms of the whole and of the backbone's first and last weight."""
     gradients = [p.grad for p in task.parameters() if p.grad is not None]
     weights = [p.grad for p in task.backbone.parameters() if p.grad is not None and p.ndim >= 2]
     out = {"grad_norm": torch.stack([g.norm() for g in gradients]).norm()} if gradients else {}

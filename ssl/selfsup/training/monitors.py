@@ -18,7 +18,7 @@ def rank_me(z: Tensor) -> Tensor:  # [N D] -> []
 
 
 def spread(z: Tensor) -> Tensor:  # [N D] -> []
-    """Mean over dimensions of the deviation of l2-normalised rows, times sqrt(D): 1 when isotropic, 0 when collapsed."""
+    """Mean deviation over dimensions of l2-normalised rows, times sqrt(D): 1 isotropic, 0 collapsed."""
     return F.normalize(z, dim=1).std(0).mean() * math.sqrt(z.shape[1])
 
 

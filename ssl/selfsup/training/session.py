@@ -37,7 +37,7 @@ def code_checksum(method: str) -> str:
 
 
 def resume_folder(root: Path, stage: str, params: Params, method: str, checksum: str) -> Path:
-    """Where exactly this run keeps its checkpoints: the same for the same parameters, data and code, on any hardware."""
+    """Where exactly this run keeps its checkpoints: a function of parameters, data and code, not of hardware."""
     values = {
         "seed": params.seed,
         "method": method,
@@ -78,7 +78,9 @@ def knn_probe(params: Params, train_split: Split, validation: Split) -> Callable
         bank, bank_labels = embed(encoder, train_split, device, params.data.image_size, BANK)
         queries, labels = embed(encoder, validation, device, params.data.image_size, BANK)
         k = min(20, len(bank))
-        return {"knn_validation": knn_accuracy(bank, bank_labels, queries, labels, k, params.evaluation.knn.temperature)}
+        return {
+            "knn_validation": knn_accuracy(bank, bank_labels, queries, labels, k, params.evaluation.knn.temperature)
+        }
 
     return probe
 

@@ -1,0 +1,44 @@
+"""Monitors on points whose answer is known, and the alarm."""
+
+import math
+
+import pytest
+import torch
+
+from selfsup.training import monitors
+
+
+def test_closed_forms():
+    eye = torch.eye(8)
+    assert monitors.rank_me(eye).item() == pytest.approx(8, rel=1e-4)
+    assert monitors.rank_me(torch.ones(6, 4)).item() == pytest.approx(1, rel=1e-4)
+    assert monitors.uniformity(eye).item() == pytest.approx(-2 * 2, rel=1e-5)  # |e_i - e_j|^2 = 2, t = 2
+    assert monitors.alignment(eye, eye * 3).item() == pytest.approx(0, abs=1e-6)
+    assert monitors.alignment(eye, -eye).item() == pytest.approx(4, rel=1e-6)
+
+
+def test_spread_is_1_for_isotropic_and_0_for_collapsed():
+    z = torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
+    assert monitors.spread(z).item() == pytest.approx(1, abs=0.02)
+    assert monitors.spread(torch.ones(50, 64) + 1e-4 * z[:50]).item() < 0.01
+
+
+def test_similarities():
+    a, b = torch.eye(3), torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    row = monitors.read([a, b])
+    assert row["positive_similarity"].item() == pytest.approx((1 + 0.8 + 1) / 3)
+    assert row["hardest_negative_similarity"].item() == pytest.approx((0.6 + 0 + 0) / 3)
+
+
+def test_the_alarm_waits_for_three_bad_readings():
+    bad, good = {"spread": 0.01, "rank_me": 1.0}, {"spread": 0.9, "rank_me": 30.0}
+    assert monitors.alarm([good, bad, bad]) is None
+    assert "collapsed" in monitors.alarm([good, bad, bad, bad])
+    assert "dimensional" in monitors.alarm([{"spread": 0.9, "rank_me": 1.5}] * 3)
+    assert monitors.alarm([bad, bad, bad, good]) is None
+    assert monitors.alarm([]) is None
+
+
+def test_too_few_rows_give_no_reading():
+    assert monitors.read([torch.ones(1, 4)]) == {} == monitors.read([])
+    assert not math.isnan(monitors.read([torch.eye(2)])["spread"])
