@@ -73,6 +73,7 @@ def start(
         "name": name,
         "parent": parent if isinstance(parent, str | None) else parent.number,
         "resume": resume,
+        "time": _now(),
         "values": flatten(values or {}),
         "tags": {key: str(value) for key, value in tags.items() if value is not None},
     }
@@ -115,7 +116,7 @@ class Run:
     def metrics(self, values: Mapping[str, Any], step: int) -> None:
         """One point of each curve; values are numbers or tensors []. Infinities are recorded as NaN."""
         numbers = {key: float(value) for key, value in values.items()}
-        self._send({"metrics": numbers, "step": int(step), "time": round(time.time() * 1000)})
+        self._send({"metrics": numbers, "step": int(step), "time": _now()})
 
     def artifact(self, path: Path | str, folder: str = "") -> None:
         """Keep a file or a folder, which must stay as it is until `finish`, in the run's `folder`."""
@@ -123,7 +124,7 @@ class Run:
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED once all is delivered, or given up. Further calls do nothing."""
-        self._send({"finish": status})
+        self._send({"finish": status, "time": _now()})
         self._ended = True
         if self._channel:
             channel = self._channel
@@ -151,6 +152,10 @@ class Run:
         self.finish(status)
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler)
+
+
+def _now() -> int:
+    return round(time.time() * 1000)  # milliseconds, as MLflow counts
 
 
 def _terminated(number: int, _: FrameType | None) -> None:

@@ -47,7 +47,7 @@ class Record:
     values: list[tuple[str, str]] = field(default_factory=list)
     points: list[tuple[Any, ...]] = field(default_factory=list)  # name, value, milliseconds, step
     files: list[dict[str, str]] = field(default_factory=list)
-    status: str = ""  # the final one, once the stage has said it
+    end: tuple[str, int] | None = None  # final status and milliseconds, once the stage has said so
 
 
 class Writer:
@@ -67,11 +67,11 @@ class Writer:
         """Deliver until the stage ends."""
         while self.gather(inbox):
             self.sample()
-            closing = any(record.status for record in self.open.values())
+            closing = any(record.end for record in self.open.values())
             if closing or (self.open and time.monotonic() >= self.retry_at):
                 self.deliver(closing)
         for record in self.open.values():
-            record.status = "KILLED"
+            record.end = "KILLED", round(time.time() * 1000)
         if self.open:
             self.deliver(True)
 
@@ -89,8 +89,8 @@ class Writer:
                 case {"run": number, "open": opening}:
                     self.open[number] = Record(opening)
                     break
-                case {"run": number, "finish": status}:
-                    self.open[number].status = status
+                case {"run": number, "finish": status, "time": at}:
+                    self.open[number].end = status, at
                     break
                 case {"run": number, "artifact": _}:
                     self.open[number].files.append(message)
@@ -111,8 +111,8 @@ class Writer:
                     if not record.run:
                         self.begin(number, record)
                     self.send(record)
-                    if record.status:
-                        self.ask(self.client.set_terminated, record.run, record.status)
+                    if record.end:
+                        self.ask(self.client.set_terminated, record.run, *record.end)
                 self.down = False
                 break
             except Exception as error:  # noqa: BLE001 - whatever a store does, the stage goes on
@@ -121,7 +121,7 @@ class Writer:
                 self.retry_at = time.monotonic() + _RETRY
         if self.down:
             self.say(state="down")
-        for number in [number for number, record in self.open.items() if record.status]:
+        for number in [number for number, record in self.open.items() if record.end]:
             del self.open[number]
             self.say(ended=number)
 
@@ -140,10 +140,10 @@ class Writer:
 
     def begin(self, number: int, record: Record) -> None:
         """Create or reopen a run."""
-        opening = record.opening
-        tags = self.tags(opening)
+        opening, tags = record.opening, self.tags(record.opening)
+        about = {"tags": tags, "run_name": opening["name"], "start_time": opening["time"]}
         run = self.reopened(opening["resume"], tags) or self.ask(
-            self.client.create_run, self.experiment(opening["experiment"]), tags=tags, run_name=opening["name"]
+            self.client.create_run, self.experiment(opening["experiment"]), **about
         )
         record.run, record.started, known = run.info.run_id, run.info.start_time, run.data.params
         record.values = [(key, value) for key, value in opening["values"].items() if name(key) not in known]
