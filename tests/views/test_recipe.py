@@ -1,5 +1,6 @@
 """Views as a whole: a function of seed, epoch and sample alone, drawn from the distributions that `views` names."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import pytest
@@ -56,11 +57,24 @@ def make(kind: str, batch: dict[str, Tensor], size: int = 24, seed: int = 0, epo
     return recipe.crop_view(batch, draw, views(), size) if kind == "crop" else recipe.centre_view(batch, size)
 
 
+@pytest.fixture(params=[1, 3], ids="{} threads".format)
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    assert torch.get_num_threads() == request.param  # views leave the setting alone
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("kind", ["two", "crop", "centre"])
 @pytest.mark.parametrize("store", [40, 80])  # both ways to crop on a CPU
-def test_a_view_does_not_depend_on_its_batch(kind, store, monkeypatch):
+def test_a_view_does_not_depend_on_its_batch(kind, store, threads, monkeypatch):
     batch = pictures(store)
+    torch.set_num_threads(2)
     whole = make(kind, batch)
+    torch.set_num_threads(threads)
     order = torch.arange(len(IDS)).flip(0).roll(7)
     assert (make(kind, rows(batch, order)) - whole[order]).abs().max() <= 1e-6
     halves = [make(kind, rows(batch, half)) for half in torch.arange(len(IDS)).split(len(IDS) // 2)]
@@ -88,6 +102,7 @@ def test_views_are_floats_in_the_unit_interval(kind):
         assert (made - make(kind, pictures())).abs().max() < 1e-4  # the same view whatever the dtype
 
 
+@pytest.mark.usefixtures("threads")
 def test_no_gradient_and_full_precision_under_autocast():
     batch = pictures(dtype=torch.float32)
     plain = make("two", batch)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from selfsup.views.draw import Draw
 
 CROP_TRIES = 10
 MASK_BLOCKS = 32
-PART = 2**17  # pixels of a view worked on at a time on a CPU, so that they stay in its caches
+PART = 2**18  # pixels of a view worked on at a time on a CPU, so that they stay in its caches
 
 
 class Numbers(NamedTuple):
@@ -70,15 +71,28 @@ def _crop(images: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:
     return ops.resized_crop(images, crop.to(device, non_blocking=True), size, flip.to(device, non_blocking=True))
 
 
-@torch.no_grad()
 def _in_parts(
     images: Tensor, numbers: Sequence[Tensor], size: int, make: Callable[[Tensor, Sequence[Tensor]], Tensor]
 ) -> Tensor:
-    """`make(images, numbers)` of the whole batch; on a CPU of a few samples at a time."""
-    part = max(1, PART // size**2) if images.device.type == "cpu" else max(1, len(images))
-    parts = zip(images.split(part), *(number.split(part) for number in numbers), strict=True)
-    with torch.autocast(images.device.type, enabled=False):
-        return torch.cat([make(own, rest) for own, *rest in parts])
+    """`make(images, numbers)` of the whole batch; on a CPU a few samples at a time, each part on one thread."""
+    threads = torch.get_num_threads() if images.device.type == "cpu" else 1
+    part = len(images)
+    if images.device.type == "cpu":
+        part = min(PART // size**2, math.ceil(part / threads))
+    parts = zip(*(x.split(max(1, part)) for x in (images, *numbers)), strict=True)
+
+    def work(own: tuple[Tensor, ...]) -> Tensor:
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # both are a thread's own affair
+            return make(own[0], own[1:])
+
+    if threads == 1:
+        return torch.cat([work(own) for own in parts])
+    try:
+        # PyTorch's own threads share out each operation, which are too small here to gain from it
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return torch.cat(list(pool.map(work, parts)))
+    finally:
+        torch.set_num_threads(threads)  # what a thread sets is also the default of threads to come
 
 
 def view_numbers(box: Tensor, draw: Draw, views: ViewsParams, view: int) -> Numbers:
