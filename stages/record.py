@@ -1,7 +1,7 @@
 """How the stages' MLflow runs hang together: pretrain opens one parent run, every later stage a run nested in it."""
 
 import json
-import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +16,15 @@ RUN = Path("models/pretrained/run.json")
 
 
 def _tags(checksum: str) -> dict[str, Any]:
-    import torch
-
-    from selfsup.nn.distributed import world
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
-    return {"data.checksum": checksum, "world_size": world(), "device": device}
+    torch = sys.modules.get("torch")  # a stage that does without it has one process on a CPU
+    gpu = torch is not None and torch.cuda.is_available()
+    processes = torch.distributed.get_world_size() if torch is not None and torch.distributed.is_initialized() else 1
+    device = torch.cuda.get_device_name() if torch is not None and gpu else "cpu"
+    return {"data.checksum": checksum, "world_size": processes, "device": device}
 
 
 @contextmanager
-def single(params: Params, stage: str, chief: bool, checksum: str, values: Mapping[str, Any]) -> Iterator[Run]:
+def single(params: Params, stage: str, chief: bool, values: Mapping[str, Any], checksum: str = "") -> Iterator[Run]:
     """A run of its own, for a stage that does not depend on `method`. Only the chief process records."""
     if not chief:
         yield Run(None, 0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
+import record
 from selfsup import params
 from selfsup.data.shards import write
 from selfsup.errors import one_line_errors
@@ -15,7 +16,12 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     with one_line_errors():
         values = params.load()
-        index = write(values.data, values.seed, "data/shards")
+        used = values.model_dump(include={"seed", "data"})
+        with record.single(values, "shard", True, used) as run:
+            index = write(values.data, values.seed, "data/shards")
+            run.metrics({f"images.{split}": index.samples(split) for split in index.splits}, 0)
+            run.metrics({"skipped": index.skipped_count}, 0)
+            run.artifact("data/shards/index.json")
         counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
         print(f"{counts} images; {len(index.classes)} classes; {index.skipped_count} skipped")
 

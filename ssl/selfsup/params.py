@@ -17,7 +17,6 @@ M = TypeVar("M", bound=BaseModel)
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 METHODS = Path(__file__).parent / "methods"
-PROTOCOLS = Path(__file__).parent / "evaluation"
 
 
 class Strict(BaseModel):
@@ -116,6 +115,12 @@ class Pretrain(Strict):
     log_every: PositiveInt  # steps between two lines of curves and monitors
     checkpoint_every: PositiveInt  # steps between two checkpoints; the end of an epoch has one too
     knn_every: Annotated[int, Field(ge=0)]  # epochs between two kNN readings on the validation split; 0: never
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "Pretrain":
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"pretrain.warmup_epochs: {self.warmup_epochs} is more than pretrain.epochs; lower it")
+        return self
 
 
 class SGD(Strict):

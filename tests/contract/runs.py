@@ -5,12 +5,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from selfsup.params import SGD
 from selfsup.task import Task
 from selfsup.training.build import build_task, method_params
-from selfsup.training.loop import Plan, train
+from selfsup.training.loop import Plan, Result, train
 from selfsup.training.session import open_splits
 from tests.helpers import small
 
@@ -87,3 +88,44 @@ def stale(resume: Path) -> None:
     for path in resume.glob("step-*.pt"):
         path.unlink()
     checkpoint.save(resume, newest["step"] + 1, newest | {"step": newest["step"] + 1})
+
+
+def trained(method: str, shards: Path, resume: Path, overrides: dict[str, Any]) -> Result:
+    """The result of a whole run."""
+    task, split, params = build(method, shards, double=False, **overrides)
+    plan = Plan(params.seed, params.pretrain, method_params(params, method).optimizer, resume)
+    return train(task, split, params.data.image_size, plan)
+
+
+def gradients(methods: list[str], shards: Path) -> dict[str, list[str]]:
+    """For each method, the trained parameters that a step of the loop leaves without gradient."""
+    from selfsup.task import Progress
+    from selfsup.views.draw import Draw
+
+    out = {}
+    for method in methods:
+        task, split, _ = build(method, shards, double=False)
+        batch = split.gather(torch.arange(16))
+        output = task.train()(task.views(batch, Draw(0, 0, batch["id"])), Progress(0, 10, 5))
+        output.loss.backward()
+        out[method] = [
+            name
+            for name, p in task.named_parameters()
+            if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
+        ]
+    return out
+
+
+def precisions(methods: list[str], shards: Path, resume: Path) -> dict[str, tuple[float, float]]:
+    """The last loss of a short run in float32 and under bfloat16 autocast."""
+    from accelerate.state import AcceleratorState
+
+    out = {}
+    for method in methods:
+        losses = []
+        for precision in ("fp32", "bf16"):
+            AcceleratorState._reset_state(reset_partial_state=True)
+            result = trained(method, shards, resume / f"{method}-{precision}", {"pretrain__precision": precision})
+            losses.append(result.rows[-1]["loss"])
+        out[method] = (losses[0], losses[1])
+    return out

@@ -51,5 +51,6 @@ def globalise(module: nn.Module, device: torch.device) -> nn.Module:
         return convert_sync_batchnorm(module)
     for child in module.modules():
         if isinstance(child, _BatchNorm) and not type(child).__name__.startswith("Global"):
-            child.__class__ = _global(type(child))
+            kind: Any = type(child)
+            child.__class__ = _global(kind)
     return module

@@ -167,12 +167,12 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
         optimizer.zero_grad(set_to_none=True)
 
         saving = done.step % settings.checkpoint_every == 0 or end_of_epoch
+        if logging or saving:
+            stop_if_not_finite(bad, batch["id"], step, plan.resume)
         row: dict[str, float] = {}
         if logging:
             row = reading(output, layers, norm) | {"lr": lr}
             bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
-        if logging or saving:
-            stop_if_not_finite(bad, batch["id"], step, plan.resume)
         if probing and plan.probe:
             row |= in_eval_mode(task, plan.probe, accelerator)
         if curves is not None and row:

@@ -1,0 +1,114 @@
+"""Accuracy over methods and seeds through the pipeline itself, as a table with mean and standard deviation.
+
+    python benchmarks/accuracy.py fashion-mnist --methods simclr byol --seeds 0 1 2 \\
+        -S data.limit=10000 -S backbones.conv.options={width:8} -S pretrain.epochs=30
+
+Each cell is one `dvc exp run $(cat setups/<set-up>) -S method=... -S seed=...`; what DVC has cached is not run again,
+so a stopped benchmark goes on where it was. The seed moves everything: weights, order, views, the training images that
+`data.limit` draws, the validation split and the label draws. The test split is read once a run, from the last epoch.
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COLUMNS = {
+    "kNN": ("knn", "top1"),
+    "linear": ("linear", "top1"),
+    "1 label a class": ("few_label", "per_class_1"),
+    "1 % of labels": ("few_label", "percent_1"),
+    "10 % of labels": ("few_label", "percent_10"),
+}
+
+
+def run(overrides: list[str]) -> dict:
+    """One experiment in this workspace; its metrics."""
+    subprocess.run(["dvc", "exp", "run", *overrides], cwd=ROOT, check=True)
+    scores = {path.stem: json.loads(path.read_text())[path.stem] for path in ROOT.glob("metrics/evaluate/*.json")}
+    return {"scores": scores, "pretrain": json.loads((ROOT / "metrics/pretrain.json").read_text())}
+
+
+def cell(values: list[float]) -> str:
+    """Mean and standard deviation in per cent."""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}" if values else "-"
+
+
+def table(done: dict[str, list[dict]]) -> str:
+    """A row a method, and the baselines of the first method's runs below."""
+    head = ["", *COLUMNS, "seconds", "images/s"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+
+    def line(name: str, row: str, runs: list[dict], timed: bool) -> str:
+        cells = []
+        for protocol, metric in COLUMNS.values():
+            found = [one["scores"].get(protocol, {}).get(row, {}).get(metric) for one in runs]
+            cells.append(cell([value for value in found if value is not None]))
+        for key in ("seconds", "images_per_second"):
+            cells.append(f"{statistics.median(one['pretrain'][key] for one in runs):.0f}" if timed else "")
+        return "| " + " | ".join([name, *cells]) + " |"
+
+    lines += [line(method, "method", runs, True) for method, runs in done.items()]
+    first = next(iter(done.values()))
+    baselines = [row for row in ("random", "pixels", "supervised") if row in first[0]["scores"]["knn"]]
+    return "\n".join(lines + [line(row, row, first, False) for row in baselines])
+
+
+def gains(done: dict[str, list[dict]]) -> str:
+    """What each method adds to random weights, seed by seed, in points."""
+    lines = []
+    for method, runs in done.items():
+        for title, (protocol, metric) in COLUMNS.items():
+            pairs = [one["scores"].get(protocol, {}) for one in runs]
+            each = [100 * (p["method"][metric] - p["random"][metric]) for p in pairs if metric in p.get("random", {})]
+            if each:
+                numbers = ", ".join(f"{value:+.1f}" for value in each)
+                lines.append(f"- {method} over random weights, {title}: {statistics.mean(each):+.1f} ({numbers})")
+    return "\n".join(lines)
+
+
+def conditions(args: argparse.Namespace) -> str:
+    from importlib.metadata import version
+
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    command = " ".join(["python benchmarks/accuracy.py", *(shlex.quote(word) for word in args.command)])
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "timm", "scikit-learn"))
+    return f"`{command}`\n\n{device}, {platform.machine()}, {versions}, commit {commit.strip()}."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("setup", choices=sorted(path.name for path in (ROOT / "setups").iterdir()))
+    parser.add_argument("--methods", nargs="+", required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("-S", "--set-param", action="append", default=[], help="a further override, as of dvc exp run")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/<set-up>.md")
+    args = parser.parse_args()
+    args.command = sys.argv[1:]
+    common = shlex.split((ROOT / "setups" / args.setup).read_text())
+    common += [word for value in args.set_param for word in ("-S", value)]
+    out = args.out or ROOT / f"benchmarks/results/{args.setup}.md"
+    done: dict[str, list[dict]] = {}
+    for seed in args.seeds:
+        for method in args.methods:
+            done.setdefault(method, []).append(run([*common, "-S", f"method={method}", "-S", f"seed={seed}"]))
+            seeds = (
+                f"Accuracy on the test split, %, mean ± standard deviation over seeds {args.seeds[: len(done[method])]}"
+            )
+            text = f"# {args.setup}\n\n{seeds}.\n\n{table(done)}\n\n{gains(done)}\n\n{conditions(args)}\n"
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(text)
+    print(out.read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Checks that every registered method passes on arrival."""
+
+import inspect
+import math
+
+import pytest
+import torch
+
+from selfsup import methods
+from selfsup.task import Task
+from selfsup.views.draw import Draw
+from tests.contract.runs import build, gradients, precisions
+from tests.helpers import METHODS, processes, values
+
+
+@pytest.fixture(scope="module")
+def without_gradient(hundred):
+    return processes(1, gradients, METHODS, hundred)
+
+
+@pytest.fixture(scope="module")
+def losses(hundred, tmp_path_factory):
+    return processes(1, precisions, METHODS, hundred, tmp_path_factory.mktemp("precisions"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_trained_parameter_gets_a_gradient(without_gradient, method):
+    assert without_gradient[method] == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bfloat16_learns_about_the_same(losses, method):
+    single, half = losses[method]
+    assert math.isfinite(half) and half == pytest.approx(single, rel=0.1)
+    assert half != single  # autocast was on
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_is_one_documented_task_with_its_block(method):
+    _, task = methods.find(method)
+    assert issubclass(task, Task)
+    assert method in values()["methods"], "a block in params.yaml"
+    document = inspect.getdoc(inspect.getmodule(task))
+    assert method == "supervised" or "arXiv" in document or "doi" in document, "the paper"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_views_do_not_depend_on_the_batch(hundred, method):
+    """A sample's views are the same alone as in a batch, and others in the next epoch."""
+    task, split, _ = build(method, hundred, double=False)
+
+    def first(ids, epoch=0):
+        batch = split.gather(torch.tensor(ids))
+        views = task.views(batch, Draw(0, epoch, batch["id"]))
+        views = views[0] if isinstance(views, tuple) else views
+        return views[ids.index(7)]
+
+    alone = first([7])
+    torch.testing.assert_close(first([3, 7, 11]), alone, rtol=0, atol=1e-6)
+    assert not torch.allclose(first([7], epoch=1), alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_forward_changes_no_state_but_batch_norms(hundred, method):
+    task, split, _ = build(method, hundred, double=False)
+    from selfsup.task import Progress
+
+    before = {name: x.clone() for name, x in task.state_dict().items()}
+    batch = split.gather(torch.arange(8))
+    task.train()(task.views(batch, Draw(0, 0, batch["id"])), Progress(0, 10, 5))
+    changed = {name for name, x in task.state_dict().items() if not torch.equal(x, before[name])}
+    assert all(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in changed)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_encoder_gives_pooled_features(hundred, method):
+    task, _, params = build(method, hundred, double=False)
+    size = params.data.image_size
+    out = task.encoder().eval()(torch.rand(3, 3, size, size))
+    assert out["pooled"].ndim == 2 and len(out["pooled"]) == 3
+    assert "map" in out or "tokens" in out

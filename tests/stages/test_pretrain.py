@@ -1,0 +1,157 @@
+"""Bad input to the training stages: one line that says what to do, exit 1, nothing lost."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from tests.helpers import ROOT, SMALL, small, values
+
+sys.path.insert(0, str(ROOT / "stages"))
+
+
+def workspace(folder: Path, shards: Path, **overrides) -> Path:
+    folder.mkdir(exist_ok=True)
+    chosen = SMALL | {"tracking__enabled": False, "pretrain__epochs": 1} | overrides
+    YAML().dump(values(**chosen), folder / "params.yaml")
+    (folder / "data").mkdir(exist_ok=True)
+    if not (folder / "data/shards").exists():
+        shutil.copytree(shards, folder / "data/shards")
+    return folder
+
+
+def stage(folder: Path, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / f"stages/{name}.py"), *arguments]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=os.environ | environment, timeout=300
+    )
+
+
+def the_line(done: subprocess.CompletedProcess) -> str:
+    """The one line of complaint; progress bars aside, nothing else may be on stderr."""
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in re.split(r"[\r\n]+", done.stderr) if line.strip() and "img/s" not in line]
+    lines = [line for line in lines if "images/s" not in line]
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+BAD = {
+    "fewer images than the batch": ("pretrain", {"pretrain__batch_size": 512}, "pretrain.batch_size"),
+    "half precision without a GPU": ("pretrain", {"pretrain__precision": "fp16"}, "pretrain.precision"),
+    "unknown network": (
+        "pretrain",
+        {"backbones__conv": {"name": "resnet19", "small_stem": False, "options": {}}},
+        "resnet18",
+    ),
+    "unknown option of a network": (
+        "pretrain",
+        {"backbones__conv": {"name": "resnet18", "small_stem": False, "options": {"widht": 3}}},
+        "widht",
+    ),
+    "small stem on a network without": (
+        "pretrain",
+        {"backbones__conv": {"name": "mobilenetv3_small_050", "small_stem": True, "options": {}}},
+        "small_stem",
+    ),
+    "MAE on a convolutional network": (
+        "pretrain",
+        {"method": "mae", "methods__mae__backbone": "conv"},
+        "methods.mae.backbone",
+    ),
+    "a misspelt knob": ("check", {"methods__simclr__temprature": 1.0}, "did you mean temperature"),
+    "an unknown method": ("check", {"method": "simclear"}, "byol, mae, rotation, simclr, supervised"),
+    "an unknown protocol": ("check", {"evaluation__protocols": ["knnn"]}, "few_label, knn, linear"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_parameters_are_one_line(case, hundred, tmp_path):
+    name, overrides, expected = BAD[case]
+    if torch.cuda.is_available() and "GPU" in case:
+        return
+    line = the_line(stage(workspace(tmp_path, hundred, **overrides), name))
+    assert expected in line
+
+
+def test_labels_needed_but_absent(unlabelled_shards, tmp_path):
+    folder = workspace(tmp_path, unlabelled_shards, method="supervised", pretrain__batch_size=8)
+    assert "no labels" in the_line(stage(folder, "pretrain"))
+
+
+def test_a_shard_that_was_cut_is_refused_before_training(hundred, tmp_path):
+    folder = workspace(tmp_path, hundred)
+    shard = next((folder / "data/shards/train").glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-1024])
+    assert str(shard.relative_to(folder)) in the_line(stage(folder, "pretrain"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(hundred, tmp_path):
+    wild = {"name": "sgd", "lr": 1e30, "momentum": 0.0, "weight_decay": 0.0}
+    folder = workspace(tmp_path, hundred, method="rotation", methods__rotation__optimizer=wild)
+    line = the_line(stage(folder, "pretrain"))
+    assert re.search(r"not finite at step [1-9]", line) and "last good checkpoint" in line
+    assert not (folder / "models").exists()
+
+
+@pytest.mark.parametrize("world", ["0", "two", "-1"])
+def test_nonsense_in_nproc(world, hundred, tmp_path):
+    assert f"NPROC={world}" in the_line(stage(workspace(tmp_path, hundred), "pretrain", NPROC=world))
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    import launch
+    from selfsup.errors import UserError
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    launch.check_devices(2)
+    with pytest.raises(UserError, match="only 2 CUDA devices"):
+        launch.check_devices(3)
+
+
+def test_the_batch_must_divide_among_processes(hundred, tmp_path):
+    folder = workspace(tmp_path, hundred, pretrain__batch_size=33)
+    done = stage(folder, "pretrain", NPROC="2")
+    assert done.returncode == 1
+    assert "pretrain.batch_size" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_two_processes_write_what_one_writes(hundred, tmp_path):
+    """The launcher really starts two processes, and their work is that of one up to float32 rounding."""
+    from safetensors.torch import load_file
+
+    outs = []
+    for world in ("1", "2"):
+        folder = workspace(tmp_path / world, hundred, method="rotation")
+        done = stage(folder, "pretrain", NPROC=world)
+        assert done.returncode == 0, done.stderr
+        done = stage(folder, "extract", NPROC=world)
+        assert done.returncode == 0, done.stderr
+        outs.append(load_file(folder / "models/pretrained/task.safetensors"))
+        assert f'"world_size": {world}' in (folder / "metrics/pretrain.json").read_text()
+    for name, x in outs[0].items():
+        torch.testing.assert_close(outs[1][name], x, rtol=1e-3, atol=1e-3)
+
+
+def test_a_tracking_server_that_is_down_costs_a_warning(hundred, tmp_path):
+    down = {"tracking__enabled": True, "tracking__uri": "http://127.0.0.1:9"}
+    start = time.monotonic()
+    off = stage(workspace(tmp_path / "off", hundred), "pretrain")
+    between = time.monotonic()
+    done = stage(workspace(tmp_path / "down", hundred, **down), "pretrain")
+    assert off.returncode == done.returncode == 0, done.stderr
+    assert "http://127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("127.0.0.1:9") == 1
+    print(f"off {between - start:.1f} s, down {time.monotonic() - between:.1f} s")
+    assert (tmp_path / "down/models/backbone/model.safetensors").exists()
+
+
+def test_small_is_valid():
+    assert small().pretrain.batch_size == 32
