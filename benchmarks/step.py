@@ -30,7 +30,8 @@ from ruamel.yaml import YAML
 
 from selfsup.data.shards import write
 from selfsup.methods.simclr import nt_xent
-from selfsup.params import Params, parse
+from selfsup.params import Params
+from selfsup.strict import parse
 from selfsup.task import Task
 from selfsup.training.build import build_task, method_params
 from selfsup.training.loop import Plan, train

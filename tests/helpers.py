@@ -14,7 +14,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from selfsup.params import Params, parse
+from selfsup.params import Params
+from selfsup.strict import parse
 
 ROOT = Path(__file__).parent.parent
 METHODS = sorted(p.stem for p in (ROOT / "ssl/selfsup/methods").glob("*.py") if not p.stem.startswith("_"))

@@ -22,22 +22,38 @@ CHOICES = {"methods": METHODS, "evaluation": PROTOCOLS}  # what `import_module` 
 MAY_IMPORT = {  # area of the package: the other areas it may import
     "__init__": set(),
     "errors": set(),
-    "params": {"errors"},
-    "nn": {"params"},
-    "views": {"params"},
-    "task": {"params", "views", "backbones"},  # the last for types only
-    "backbones": {"errors", "params", "nn"},
-    "export": {"errors", "params", "backbones"},
-    "data": {"errors", "params", "views"},
-    "methods": {"errors", "params", "task", "nn", "views", "backbones"},
-    "evaluation": {"errors", "params", "task", "nn", "views", "backbones", "data", "methods"},
-    "training": {"errors", "params", "task", "nn", "views", "backbones", "data", "methods", "evaluation"},
-    "report": {"errors", "params", "task", "nn", "views", "backbones", "data", "methods", "evaluation", "training"},
-    "tracking": {"params"},
+    "strict": {"errors"},
+    "params": {"errors", "strict"},
+    "nn": {"params", "strict"},
+    "views": {"params", "strict"},
+    "task": {"params", "strict", "views", "backbones"},  # the last for types only
+    "backbones": {"errors", "params", "strict", "nn"},
+    "export": {"errors", "params", "strict", "backbones"},
+    "data": {"errors", "params", "strict", "views"},
+    "methods": {"errors", "params", "strict", "task", "nn", "views", "backbones"},
+    "evaluation": {"errors", "params", "strict", "task", "nn", "views", "backbones", "data", "methods"},
+    "training": {"errors", "params", "strict", "task", "nn", "views", "backbones", "data", "methods", "evaluation"},
+    "report": {
+        "errors",
+        "params",
+        "strict",
+        "task",
+        "nn",
+        "views",
+        "backbones",
+        "data",
+        "methods",
+        "evaluation",
+        "training",
+    },
+    "tracking": {"params", "strict"},
     "tracking_writer": set(),
 }
 # They decide no byte of what a stage writes: values reach DVC through `params`, and runs are not outs.
-NO_OUT = {"ssl/selfsup/params.py", "ssl/selfsup/tracking.py", "ssl/selfsup/tracking_writer.py", "stages/record.py"}
+NO_OUT = {
+    *(f"ssl/selfsup/{name}.py" for name in ("params", "strict", "tracking", "tracking_writer")),
+    "stages/record.py",
+}
 # Readings of kNN during training are for the eye: a change of the protocol must not retrain.
 PROBE = tuple(f"ssl/selfsup/evaluation/{name}.py" for name in ("compare", "knn", "result"))
 # Code that a stage's script imports and that DVC need not know of, because it decides nothing there.

@@ -4,25 +4,18 @@ Only the knobs of a method live elsewhere: each `methods/<name>.py` has its own 
 Nothing here has a default: values live in `params.yaml` only. This module imports neither torch nor DVC.
 """
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from ruamel.yaml import YAML, YAMLError
 
 from selfsup.errors import UserError
+from selfsup.strict import Strict, choose, known, parse, shown
 
-M = TypeVar("M", bound=BaseModel)
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 METHODS = Path(__file__).parent / "methods"
-
-
-class Strict(BaseModel):
-    """A section of `params.yaml`: no unknown keys, no silent conversions, no changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(Strict):
@@ -218,75 +211,8 @@ class Params(Strict):
             choose("evaluation.protocols", protocol, sorted(set(Evaluation.model_fields) - {"protocols"}))
         for where, names in (("evaluation.protocols", self.evaluation.protocols), ("baselines", self.baselines)):
             if len(set(names)) < len(names):
-                raise ValueError(f"{where}: names something twice, got {_shown(names)}; remove one")
+                raise ValueError(f"{where}: names something twice, got {shown(names)}; remove one")
         return self
-
-
-def known(folder: Path) -> list[str]:
-    """The names that a folder of the package offers: its public modules."""
-    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
-
-
-def choose(where: str, name: str, names: list[str]) -> str:
-    """Return `name` if it is one of `names`, else raise with the known names and the nearest one."""
-    if name in names:
-        return name
-    near = difflib.get_close_matches(name.lower(), names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else "."
-    raise ValueError(f"{where}: unknown {name!r}{hint} Known: {', '.join(names)}")
-
-
-def _line(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
-    """The first failure of a validation as `where: what`, a misspelt key, which is a missing one too, first."""
-    first, *rest = sorted(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
-    steps = [str(step) for step in first["loc"] if step not in ("sgd", "lars", "adamw")]
-    more = f" (and {len(rest)} more)" if rest else ""
-    match first["type"]:
-        case "extra_forbidden":
-            others = set(_keys(model, steps[:-1])) - {steps[-1]}  # which another optimiser may have
-            near = difflib.get_close_matches(steps[-1], others, n=1)
-            what = "unknown parameter" + (f"; did you mean {near[0]}?" if near else "; remove it")
-        case "missing":
-            what = "missing parameter; add it"
-        case "union_tag_not_found":
-            what = "missing parameter name; add it"
-        case "union_tag_invalid":
-            what = f"unknown name {first['ctx']['tag']!r}. Known: {first['ctx']['expected_tags']}"
-        case "model_type" | "dict_type":
-            what = f"must be a section of `name: value` lines, got {_shown(first['input'])}"
-        case "value_error":
-            return f"{first['msg'].removeprefix('Value error, ')}{more}"
-        case _:
-            what = f"{first['msg'].replace(' after validation', '')}, got {_shown(first['input'])}"
-            what = what[0].lower() + what[1:]
-    where = ".".join([*([prefix] if prefix else []), *steps])
-    return f"{where}: {what}{more}".removeprefix(": ")
-
-
-def _shown(value: Any) -> str:
-    """A value as YAML has it, cut to what a line can hold."""
-    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))[:80]
-
-
-def _keys(model: Any, steps: list[str]) -> list[str]:
-    """The keys that the section at `steps` may have, of any of its kinds."""
-    for step in steps:
-        model = next((kind.model_fields[step].annotation for kind in _kinds(model) if step in kind.model_fields), None)
-    return [key for kind in _kinds(model) for key in kind.model_fields]
-
-
-def _kinds(annotation: Any) -> list[Any]:  # the models in a type: SGD of `SGD | None`
-    if hasattr(annotation, "model_fields"):
-        return [annotation]
-    return [kind for part in get_args(annotation) for kind in _kinds(part)]
-
-
-def parse(model: type[M], values: Any, prefix: str = "") -> M:
-    """Validate `values` as `model`. Raises `UserError` with one line that names the parameter."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"params.yaml: {_line(error, prefix, model)}") from None
 
 
 def load(path: Path | str = "params.yaml") -> Params:

@@ -9,7 +9,8 @@ from ruamel.yaml import YAML
 
 from selfsup.data.loader import open_split
 from selfsup.evaluation.result import Splits
-from selfsup.params import Params, parse
+from selfsup.params import Params
+from selfsup.strict import parse
 from tests.helpers import values
 
 PLACES = {  # noise around the class centres

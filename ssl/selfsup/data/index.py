@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from selfsup.errors import UserError
-from selfsup.params import Strict
+from selfsup.strict import Strict
 
 SCHEMA = 1
 _REMEDY = "run `dvc repro --force --single-item shard` to write the shards again"

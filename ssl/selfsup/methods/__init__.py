@@ -3,7 +3,8 @@
 import importlib
 
 from selfsup.errors import UserError
-from selfsup.params import METHODS, MethodParams, choose, known
+from selfsup.params import METHODS, MethodParams
+from selfsup.strict import choose, known
 from selfsup.task import Task
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from selfsup.errors import UserError
 from selfsup.nn.distributed import gather
 from selfsup.nn.positions import sincos_positions
-from selfsup.params import MethodParams, Strict
+from selfsup.params import MethodParams
+from selfsup.strict import Strict
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.draw import Draw
 from selfsup.views.recipe import crop_view, patch_mask

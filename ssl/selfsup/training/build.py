@@ -6,7 +6,8 @@ from selfsup import methods
 from selfsup.backbones import Backbone, build_backbone
 from selfsup.data.loader import Split
 from selfsup.errors import UserError
-from selfsup.params import MethodParams, Params, parse
+from selfsup.params import MethodParams, Params
+from selfsup.strict import parse
 from selfsup.task import Facts, Task
 from selfsup.training.loop import planned_steps
 

@@ -1,0 +1,84 @@
+"""Sections of `params.yaml` that admit no unknown keys, and what is said of a wrong one: always a single clear line."""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from selfsup.errors import UserError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """A section of `params.yaml`: no unknown keys, no silent conversions, no changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def known(folder: Path) -> list[str]:
+    """The names that a folder of the package offers: its public modules."""
+    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+
+
+def choose(where: str, name: str, names: list[str]) -> str:
+    """Return `name` if it is one of `names`, else raise with the known names and the nearest one."""
+    if name in names:
+        return name
+    near = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    raise ValueError(f"{where}: unknown {name!r}{hint} Known: {', '.join(names)}")
+
+
+def _line(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
+    """The first failure of a validation as `where: what`, a misspelt key, which is a missing one too, first."""
+    first, *rest = sorted(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
+    steps = [str(step) for step in first["loc"] if step not in ("sgd", "lars", "adamw")]
+    more = f" (and {len(rest)} more)" if rest else ""
+    match first["type"]:
+        case "extra_forbidden":
+            others = set(_keys(model, steps[:-1])) - {steps[-1]}  # which another optimiser may have
+            near = difflib.get_close_matches(steps[-1], others, n=1)
+            what = "unknown parameter" + (f"; did you mean {near[0]}?" if near else "; remove it")
+        case "missing":
+            what = "missing parameter; add it"
+        case "union_tag_not_found":
+            what = "missing parameter name; add it"
+        case "union_tag_invalid":
+            what = f"unknown name {first['ctx']['tag']!r}. Known: {first['ctx']['expected_tags']}"
+        case "model_type" | "dict_type":
+            what = f"must be a section of `name: value` lines, got {shown(first['input'])}"
+        case "value_error":
+            return f"{first['msg'].removeprefix('Value error, ')}{more}"
+        case _:
+            what = f"{first['msg'].replace(' after validation', '')}, got {shown(first['input'])}"
+            what = what[0].lower() + what[1:]
+    where = ".".join([*([prefix] if prefix else []), *steps])
+    return f"{where}: {what}{more}".removeprefix(": ")
+
+
+def shown(value: Any) -> str:
+    """A value as YAML has it, cut to what a line can hold."""
+    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))[:80]
+
+
+def _keys(model: Any, steps: list[str]) -> list[str]:
+    """The keys that the section at `steps` may have, of any of its kinds."""
+    for step in steps:
+        model = next((kind.model_fields[step].annotation for kind in _kinds(model) if step in kind.model_fields), None)
+    return [key for kind in _kinds(model) for key in kind.model_fields]
+
+
+def _kinds(annotation: Any) -> list[Any]:  # the models in a type: SGD of `SGD | None`
+    if hasattr(annotation, "model_fields"):
+        return [annotation]
+    return [kind for part in get_args(annotation) for kind in _kinds(part)]
+
+
+def parse(model: type[M], values: Any, prefix: str = "") -> M:
+    """Validate `values` as `model`. Raises `UserError` with one line that names the parameter."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"params.yaml: {_line(error, prefix, model)}") from None

@@ -1,0 +1,147 @@
+"""The whole of `dvc repro` on folders that people really have: awkward images, and images without labels."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from tests.helpers import ROOT, SMALL, values
+
+SMALLEST = SMALL | {
+    "tracking__enabled": False,
+    "pretrain__epochs": 2,
+    "pretrain__batch_size": 4,
+    "pretrain__knn_every": 1,
+    "data__source": "image_folder",
+    "evaluation__few_label__per_class": [1],
+    "evaluation__few_label__draws": 2,
+}
+
+
+def save(image: Image.Image, path: Path, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+def awkward(root: Path) -> None:
+    """Twenty images of every mode and format that people have, in two nested classes."""
+    rng = np.random.default_rng(0)
+
+    def noise(height, width, channels=3, dtype=np.uint8):
+        high = 256 if dtype == np.uint8 else 65536
+        shape = (height, width, channels) if channels > 1 else (height, width)
+        return rng.integers(0, high, shape).astype(dtype)
+
+    rgb = Image.fromarray(noise(20, 30))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    transparent = rgb.convert("P")
+    frames = [Image.fromarray(noise(9, 9)) for _ in range(3)]
+    files = {
+        "grey 8 bit.png": (Image.fromarray(noise(8, 8, 1)), {}),
+        "grey 16 bit.png": (Image.fromarray(noise(8, 9, 1, np.uint16)), {}),
+        "grey 16 bit.tif": (Image.fromarray(noise(8, 9, 1, np.uint16)), {}),
+        "float.tif": (Image.fromarray(rng.random((7, 7)).astype(np.float32)), {}),
+        "palette.png": (transparent, {}),
+        "palette transparent.gif": (transparent, {"transparency": 3}),
+        "rgba.png": (Image.fromarray(noise(12, 10, 4)), {}),
+        "grey alpha.png": (Image.fromarray(noise(12, 10, 4)).convert("LA"), {}),
+        "cmyk.jpg": (rgb.convert("CMYK"), {}),
+        "one bit.png": (rgb.convert("1"), {}),
+        "turned.jpg": (rgb, {"exif": turned}),
+        "animated.gif": (frames[0], {"save_all": True, "append_images": frames[1:]}),
+        "animated.webp": (frames[0], {"save_all": True, "append_images": frames[1:]}),
+        "one pixel.png": (Image.fromarray(noise(1, 1)), {}),
+        "wide.png": (Image.fromarray(noise(1, 3000)), {}),
+        "tall.png": (Image.new("RGB", (2, 20000), "red"), {}),
+        "größe 图像 🙂.png": (rgb, {}),
+        "UPPER.JPG": (rgb, {"format": "JPEG"}),
+        "bitmap.bmp": (rgb, {}),
+        "<b>&amp; $(name).webp": (rgb, {}),
+    }
+    assert len(files) == 20
+    for i, (name, (image, options)) in enumerate(files.items()):
+        save(image, root / ("beasts/cats & <i>lions</i>" if i % 2 else "things") / name, **options)
+    (root / "things/notes.txt").write_text("not an image")
+
+
+def project(folder: Path, **overrides) -> Path:
+    """A fresh checkout of the project with its own parameters."""
+    folder.mkdir(parents=True)
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("ssl", "stages", ".dvc"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "cache", "tmp")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    YAML().dump(values(**(SMALLEST | overrides)), folder / "params.yaml")
+    dvc(folder, "git", "init", "-q")
+    return folder
+
+
+def dvc(folder: Path, *command: str) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
+    environment |= {"PATH": path, "DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, timeout=500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline") / "project"
+    awkward(folder.parent / "images")
+    project(folder, data__path=str(folder.parent / "images"))
+    dvc(folder, "dvc", "repro")
+    return folder
+
+
+def test_awkward_images_go_through_the_whole_pipeline(finished):
+    index = json.loads((finished / "data/shards/index.json").read_text())
+    assert sum(shard["samples"] for shards in index["splits"].values() for shard in shards) == 20
+    assert index["classes"] == ["beasts/cats & <i>lions</i>", "things"] and index["skipped"] == []
+    for protocol in ("knn", "linear", "few_label"):
+        rows = json.loads((finished / f"metrics/evaluate/{protocol}.json").read_text())[protocol]
+        assert {"method", "random", "pixels", "supervised"} <= set(rows)
+    page = (finished / "report/index.html").read_text()
+    assert "<i>lions</i>" not in page and "&lt;i&gt;lions" in page
+    assert (finished / "models/backbone/config.json").exists()
+
+
+def test_nothing_to_do_does_nothing(finished):
+    out = dvc(finished, "dvc", "repro")
+    assert "Running stage" not in out and "Data and pipelines are up to date" in out
+
+
+def test_another_method_reruns_only_what_depends_on_it(finished):
+    dvc(finished, "dvc", "repro")
+    out = dvc(finished, "dvc", "repro", "--dry")
+    assert "Running stage" not in out
+    text = (finished / "params.yaml").read_text()
+    (finished / "params.yaml").write_text(text.replace("method: simclr", "method: rotation"))
+    out = dvc(finished, "dvc", "repro")
+    ran = {line.split("'")[1].partition("@")[0] for line in out.splitlines() if line.startswith("Running stage")}
+    assert ran == {"check", "pretrain", "extract", "evaluate", "report"}
+    assert "rotation" in json.loads((finished / "metrics/pretrain.json").read_text())["method"]
+    (finished / "params.yaml").write_text(text)
+    assert "Running stage" not in dvc(finished, "dvc", "repro")  # all of it comes from the run cache
+
+
+def test_images_without_labels_go_through_the_whole_pipeline(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        save(Image.fromarray(rng.integers(0, 256, (10 + i, 14, 3), np.uint8)), tmp_path / f"images/{i}.jpg")
+    folder = project(tmp_path / "project", data__path=str(tmp_path / "images"), method="mae")
+    dvc(folder, "dvc", "repro")
+    for protocol in ("knn", "linear", "few_label"):
+        assert "skipped" in json.loads((folder / f"metrics/evaluate/{protocol}.json").read_text())[protocol]
+    page = (folder / "report/index.html").read_text()
+    assert "needs labels" in page and "effective rank" in page
+    assert json.loads((folder / "features/baselines/vit/supervised/meta.json").read_text())["skipped"]
