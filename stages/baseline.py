@@ -6,6 +6,7 @@ and metrics/baselines/<architecture>.json.
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def main() -> None:
         work(params, chosen, splits, resume, count)
     else:
         launch.check_devices(count)
-        with session.owned(resume):
+        with session.owned(resume) if launch.first_host() else contextlib.nullcontext():
             if count > 1:
                 launch.relaunch(count)
             work(params, chosen, splits, resume, count)

@@ -38,6 +38,12 @@ def check_devices(count: int) -> None:
         raise UserError(f"NPROC={count}: only {devices} CUDA devices are present; set NPROC={devices}")
 
 
+def first_host() -> bool:
+    """False on the further hosts of a run over several: they share the first one's checkpoints, and its lock."""
+    words = shlex.split(os.environ.get("ACCELERATE_ARGS", ""))
+    return "--machine_rank" not in words or words[words.index("--machine_rank") + 1 :][:1] == ["0"]
+
+
 def inside() -> bool:
     """True in a worker process. Also lets the worker speak on the stage's own stderr, not the launcher's."""
     if _INSIDE not in os.environ:

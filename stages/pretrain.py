@@ -1,6 +1,7 @@
 """Pretrain with the chosen method: models/pretrained, models/backbone, metrics/pretrain.json, plots/pretrain.csv."""
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def main() -> None:
         work(params, architecture, splits, resume, count)
         return
     launch.check_devices(count)
-    with session.owned(resume):
+    with session.owned(resume) if launch.first_host() else contextlib.nullcontext():
         if count > 1:
             launch.relaunch(count)
         work(params, architecture, splits, resume, count)

@@ -97,7 +97,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
     Raises `UserError` when the loss is not finite, the batch does not divide among processes, or there are fewer images
     than a batch.
     """
-    settings, start = plan.pretrain, time.monotonic()
+    settings = plan.pretrain
     if settings.batch_size % world():
         raise UserError(f"pretrain.batch_size: {settings.batch_size} does not divide among {world()} processes")
     accelerator = make_accelerator(settings.precision)
@@ -121,6 +121,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
     curves = Curves(plan.resume / "curves.csv", state["step"]) if rank() == 0 else None
     first, skipped, bad = state["step"], state["skipped"], torch.full((), -1, device=device)
     task.train()
+    start = time.monotonic()
 
     batches = train_batches(
         split,
@@ -188,7 +189,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
     return Result(
         steps=steps,
         seconds=seconds,
-        images_per_second=(steps - first) * settings.batch_size / max(time.monotonic() - start, 1e-9),
+        images_per_second=steps * settings.batch_size / max(seconds, 1e-9),
         rows=rows,
         alarm=monitors.alarm(rows),
         skipped=skipped,
