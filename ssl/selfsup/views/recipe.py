@@ -9,8 +9,10 @@ images' device: the views are the same, and a GPU's queue is spared some waits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -45,17 +47,20 @@ def two_views(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size:
     each with its own probabilities of the last two operations.
     """
 
-    def view(i: int) -> Tensor:
+    def view(i: int, threads: int) -> Tensor:
         numbers = view_numbers(batch["box"], draw.fork(f"view {i + 1}"), views, i)
-        return _in_parts(batch["image"], numbers, size, lambda images, own: augment(images, Numbers(*own), size))
+        return _in_parts(batch["image"], numbers, size, lambda x, *own: augment(x, Numbers(*own), size), threads)
 
-    return view(0), view(1)
+    with _short_operations() as threads:
+        return view(0, threads), view(1, threads)
 
 
 def crop_view(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size: int) -> Tensor:
     """One random view of every image: crop and flip only."""
-    numbers = crop_boxes(batch["box"], draw, views.crop_scale, views.crop_ratio), draw.bernoulli("flip", views.flip)
-    return _in_parts(batch["image"], numbers, size, lambda images, own: _crop(images, own[0], own[1], size))
+    with _short_operations() as threads:
+        crop = crop_boxes(batch["box"], draw, views.crop_scale, views.crop_ratio)
+        numbers = (crop, draw.bernoulli("flip", views.flip))
+        return _in_parts(batch["image"], numbers, size, partial(_crop, size=size), threads)
 
 
 def centre_view(batch: Mapping[str, Tensor], size: int) -> Tensor:
@@ -63,7 +68,8 @@ def centre_view(batch: Mapping[str, Tensor], size: int) -> Tensor:
     box = batch["box"]
     side = box.amin(dim=1, keepdim=True)
     square = torch.cat([(box - side) // 2, side, side], dim=1)
-    return _in_parts(batch["image"], [square], size, lambda images, own: ops.resized_crop(images, own[0], size))
+    with _short_operations() as threads:
+        return _in_parts(batch["image"], [square], size, partial(ops.resized_crop, size=size), threads)
 
 
 def _crop(images: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:
@@ -71,28 +77,41 @@ def _crop(images: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:
     return ops.resized_crop(images, crop.to(device, non_blocking=True), size, flip.to(device, non_blocking=True))
 
 
+@contextmanager
+def _short_operations() -> Iterator[int]:
+    """Keep PyTorch from sharing single operations out among its threads; gives their number.
+
+    The operations are too short to gain from it, and the threads would wait for one another at the end of each.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of this thread and of those it starts
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _in_parts(
-    images: Tensor, numbers: Sequence[Tensor], size: int, make: Callable[[Tensor, Sequence[Tensor]], Tensor]
+    images: Tensor, numbers: Sequence[Tensor], size: int, make: Callable[..., Tensor], threads: int
 ) -> Tensor:
-    """`make(images, numbers)` of the whole batch; on a CPU a few samples at a time, each part on one thread."""
-    threads = torch.get_num_threads() if images.device.type == "cpu" else 1
+    """`make(images, *numbers)` of the whole batch; on a CPU a few samples at a time, each part on one thread."""
     part = len(images)
     if images.device.type == "cpu":
         part = min(PART // size**2, math.ceil(part / threads))
-    parts = zip(*(x.split(max(1, part)) for x in (images, *numbers)), strict=True)
+    dtype = torch.float32 if images.dtype == torch.uint8 else images.dtype
+    views = torch.empty(len(images), images.shape[1], size, size, dtype=dtype, device=images.device)
 
-    def work(own: tuple[Tensor, ...]) -> Tensor:
+    def work(view: Tensor, own: Tensor, *rest: Tensor) -> None:
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # both are a thread's own affair
-            return make(own[0], own[1:])
+            view.copy_(make(own, *rest))
 
-    if threads == 1:
-        return torch.cat([work(own) for own in parts])
-    try:
-        # PyTorch's own threads share out each operation, which are too small here to gain from it
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return torch.cat(list(pool.map(work, parts)))
-    finally:
-        torch.set_num_threads(threads)  # what a thread sets is also the default of threads to come
+    parts = [x.split(max(1, part)) for x in (views, images, *numbers)]
+    if threads == 1 or len(parts[0]) == 1:
+        list(map(work, *parts))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, *parts))  # raises what a part raised
+    return views
 
 
 def view_numbers(box: Tensor, draw: Draw, views: ViewsParams, view: int) -> Numbers:
