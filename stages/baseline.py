@@ -32,14 +32,13 @@ def main() -> None:
     resume = session.resume_folder(launch.ROOT, f"baseline-{chosen}", params, "supervised", splits["train"].checksum)
     if chosen == "pixels":
         pixels(params, splits)
-    elif worker:
-        work(params, chosen, splits, resume, count)
-    else:
+        return
+    if not worker:
         launch.check_devices(count)
-        with session.owned(resume) if launch.first_host() else contextlib.nullcontext():
-            if count > 1:
-                launch.relaunch(count)
-            work(params, chosen, splits, resume, count)
+        if count > 1:
+            launch.relaunch(count)
+    with session.owned(resume) if launch.first_process() else contextlib.nullcontext(), launch.quiet_when_left_alone():
+        work(params, chosen, splits, resume, count)
 
 
 def skipped(folder: Path, reason: str) -> None:

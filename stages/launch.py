@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from selfsup.errors import UserError
@@ -38,10 +39,9 @@ def check_devices(count: int) -> None:
         raise UserError(f"NPROC={count}: only {devices} CUDA devices are present; set NPROC={devices}")
 
 
-def first_host() -> bool:
-    """False on the further hosts of a run over several: they share the first one's checkpoints, and its lock."""
-    words = shlex.split(os.environ.get("ACCELERATE_ARGS", ""))
-    return "--machine_rank" not in words or words[words.index("--machine_rank") + 1 :][:1] == ["0"]
+def first_process() -> bool:
+    """True in the process that writes: the only one, or rank 0 over all hosts."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def inside() -> bool:
@@ -51,6 +51,17 @@ def inside() -> bool:
     with contextlib.suppress(OSError):  # no /proc: the launcher's stderr will do
         os.dup2(os.open(os.environ[_INSIDE], os.O_WRONLY | os.O_APPEND), 2)
     return True
+
+
+@contextlib.contextmanager
+def quiet_when_left_alone() -> Iterator[None]:
+    """A collective that fails because another process died is no fault of this one: the launcher says whose it was."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "RANK" not in os.environ or not re.search(r"gloo|NCCL|Connection (closed|reset)", str(error)):
+            raise
+        sys.exit(1)
 
 
 def relaunch(count: int) -> None:
@@ -90,12 +101,12 @@ def last_word(said: str) -> str:
     codes = [
         (int(rank), int(code)) for rank, code in re.findall(r"rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", said, re.S)
     ]
-    if any(code > 0 for _, code in codes):
-        return ""
-    dead = next((f"process {rank} was killed by signal {-code}" for rank, code in codes if code < 0), None)
-    if dead is None:
-        return said[-4000:]
-    return f"error: {dead}; run the same command again: it goes on from the last checkpoint\n"
+    killed = [(rank, -code) for rank, code in codes if code < 0 and -code != signal.SIGTERM]  # which ends the others
+    if killed:
+        rank, number = killed[0]
+        again = "run the same command again: it goes on from the last checkpoint"
+        return f"error: process {rank} was killed by signal {number}; {again}\n"
+    return "" if codes else said[-4000:]
 
 
 def stop_on_sigterm() -> None:

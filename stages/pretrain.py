@@ -24,13 +24,11 @@ def main() -> None:
     worker = launch.inside()
     splits = session.open_splits(params.data, verified=worker)
     resume = session.resume_folder(launch.ROOT, "pretrain", params, params.method, splits["train"].checksum)
-    if worker:
-        work(params, architecture, splits, resume, count)
-        return
-    launch.check_devices(count)
-    with session.owned(resume) if launch.first_host() else contextlib.nullcontext():
+    if not worker:
+        launch.check_devices(count)
         if count > 1:
             launch.relaunch(count)
+    with session.owned(resume) if launch.first_process() else contextlib.nullcontext(), launch.quiet_when_left_alone():
         work(params, architecture, splits, resume, count)
 
 

@@ -8,10 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from ruamel.yaml import YAML
 
+from selfsup.params import load
 from tests.helpers import ROOT, SMALL, small, values
 
 sys.path.insert(0, str(ROOT / "stages"))
@@ -155,3 +157,43 @@ def test_a_tracking_server_that_is_down_costs_a_warning(hundred, tmp_path):
 
 def test_small_is_valid():
     assert small().pretrain.batch_size == 32
+
+
+def test_a_configuration_that_is_being_trained_is_not_trained_twice(hundred, tmp_path):
+    from selfsup.training import session
+
+    folder = workspace(tmp_path, hundred)
+    params = load(folder / "params.yaml")
+    splits = session.open_splits(params.data, folder / "data/shards", verified=True)
+    resume = session.resume_folder(folder, "pretrain", params, "simclr", splits["train"].checksum)
+    with session.owned(resume):
+        for world in ("1", "2"):
+            done = stage(folder, "pretrain", NPROC=world)
+            assert done.returncode == 1 and "another process trains exactly this" in done.stderr
+    assert stage(folder, "pretrain").returncode == 0
+    other = params.model_copy(update={"seed": 1})
+    assert session.resume_folder(folder, "pretrain", other, "simclr", splits["train"].checksum) != resume
+
+
+def test_a_killed_process_is_named_and_the_run_goes_on_after(hundred, tmp_path):
+    """SIGKILL to one of two workers ends the stage in a line; the same command then finishes, with the same bits."""
+    from safetensors.torch import load_file
+
+    longer = {"method": "rotation", "pretrain__epochs": 40}
+    quiet, killed = (workspace(tmp_path / name, hundred, **longer) for name in ("quiet", "killed"))
+    assert stage(quiet, "pretrain", NPROC="2").returncode == 0
+    command = [sys.executable, str(ROOT / "stages/pretrain.py")]
+    running = subprocess.Popen(
+        command, cwd=killed, env=os.environ | {"NPROC": "2"}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    while not list(killed.glob(".resume/*/step-*.pt")):
+        assert running.poll() is None
+        time.sleep(0.05)
+    workers = [p for p in psutil.Process(running.pid).children(recursive=True) if "RANK" in p.environ()]
+    workers[-1].kill()
+    said = running.communicate(timeout=120)[1].decode()
+    assert running.returncode == 1
+    assert "was killed by signal 9; run the same command again" in said and "Traceback" not in said
+    assert stage(killed, "pretrain", NPROC="2").returncode == 0
+    one, other = (load_file(folder / "models/pretrained/task.safetensors") for folder in (quiet, killed))
+    assert all(torch.equal(one[name], other[name]) for name in one)

@@ -31,12 +31,13 @@ def test_similarities():
 
 
 def test_the_alarm_waits_for_three_bad_readings():
-    bad, good = {"spread": 0.01, "rank_me": 1.0}, {"spread": 0.9, "rank_me": 30.0}
+    bad, good = {"spread": 0.01, "rank_me": 9.0, "alignment": 0.0}, {"spread": 0.9, "rank_me": 30.0, "alignment": 0.5}
     assert monitors.alarm([good, bad, bad]) is None
     assert "collapsed" in monitors.alarm([good, bad, bad, bad])
     assert "dimensional" in monitors.alarm([{"spread": 0.9, "rank_me": 1.5}] * 3)
     assert monitors.alarm([bad, bad, bad, good]) is None
     assert monitors.alarm([]) is None
+    assert monitors.alarm([{"spread": 0.01, "rank_me": 9.0}] * 3) is None  # no pairs: nothing that should agree
 
 
 def test_too_few_rows_give_no_reading():
