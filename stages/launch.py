@@ -61,6 +61,7 @@ def quiet_when_left_alone() -> Iterator[None]:
     except RuntimeError as error:
         if "RANK" not in os.environ or not re.search(r"gloo|NCCL|Connection (closed|reset)", str(error)):
             raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, which would interrupt the way out
         sys.exit(1)
 
 
@@ -113,6 +114,7 @@ def stop_on_sigterm() -> None:
     """Let a polite kill end the run like Ctrl-C does: clean-up runs, the tracker says KILLED."""
 
     def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the clean-up
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
