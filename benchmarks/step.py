@@ -60,6 +60,7 @@ def make_images(folder: Path, count: int, size: int) -> None:
 def parameters(folder: Path, network: dict, size: int, batch: int, steps: int, count: int) -> Params:
     values = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
     values["method"] = "simclr"
+    values["methods"]["simclr"]["optimizer"] = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}
     values["data"] |= {"source": "image_folder", "path": str(folder / "images"), "image_size": size, "cache": "memory"}
     values["backbones"]["conv"] = network
     brightness, contrast, saturation, hue = JITTER
@@ -69,7 +70,8 @@ def parameters(folder: Path, network: dict, size: int, batch: int, steps: int, c
     }  # fmt: skip
     per_epoch = int(count * 0.72) // batch  # training images are 72 % of all
     epochs = -(-steps // max(per_epoch, 1))
-    values["pretrain"] |= {"batch_size": batch, "epochs": epochs, "log_every": 10, "knn_every": 0, "precision": "fp32"}
+    values["pretrain"] |= {"batch_size": batch, "epochs": epochs, "warmup_epochs": 0.0, "precision": "fp32"}
+    values["pretrain"] |= {"log_every": 10, "knn_every": 0}
     return parse(Params, values)
 
 

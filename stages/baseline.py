@@ -26,13 +26,15 @@ def main() -> None:
     params = load()
     count = 1 if chosen == "pixels" else launch.processes()
     from selfsup.training import session
+    from selfsup.training.build import method_params
 
     worker = launch.inside()
     splits = session.open_splits(params.data, verified=worker)
-    resume = session.resume_folder(launch.ROOT, f"baseline-{chosen}", params, "supervised", splits["train"].checksum)
     if chosen == "pixels":
         pixels(params, splits)
         return
+    method_params(params, "supervised")
+    resume = session.resume_folder(launch.ROOT, f"baseline-{chosen}", params, "supervised", splits["train"].checksum)
     if not worker:
         launch.check_devices(count)
         if count > 1:

@@ -20,7 +20,8 @@ def main() -> None:
         launch.check_devices(count)
         launch.relaunch(count)
     launch.stop_on_sigterm()
-    work(params, count)
+    with launch.quiet_when_left_alone():
+        work(params, count)
 
 
 def work(params, count: int) -> None:

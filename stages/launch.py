@@ -20,6 +20,7 @@ from pathlib import Path
 from selfsup.errors import UserError
 
 _INSIDE = "SELFSUP_STDERR"
+_LEFT_ALONE = 75  # exit status of a process whose collective failed
 
 
 def processes() -> int:
@@ -62,7 +63,7 @@ def quiet_when_left_alone() -> Iterator[None]:
         if "RANK" not in os.environ or not re.search(r"gloo|NCCL|Connection (closed|reset)", str(error)):
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, which would interrupt the way out
-        sys.exit(1)
+        sys.exit(_LEFT_ALONE)
 
 
 def relaunch(count: int) -> None:
@@ -71,7 +72,10 @@ def relaunch(count: int) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     extra = shlex.split(os.environ.get("ACCELERATE_ARGS", ""))
-    if "--main_process_port" not in extra:
+    given = {word.partition("=")[0] for word in extra}
+    if "--num_machines" in given and "--main_process_port" not in given:
+        raise UserError("ACCELERATE_ARGS: several hosts need one --main_process_port, the same on each")
+    if "--main_process_port" not in given:
         extra += ["--main_process_port", str(port)]
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
     launcher += ["--num_processes", str(count), "--mixed_precision", "no", "--dynamo_backend", "no", *extra]
@@ -107,6 +111,8 @@ def last_word(said: str) -> str:
         rank, number = killed[0]
         again = "run the same command again: it goes on from the last checkpoint"
         return f"error: process {rank} was killed by signal {number}; {again}\n"
+    if codes and all(code in (_LEFT_ALONE, -signal.SIGTERM) for _, code in codes):
+        return "error: the processes lost one another; NCCL_DEBUG=INFO or GLOO_SOCKET_IFNAME may say and mend why\n"
     return "" if codes else said[-4000:]
 
 

@@ -70,7 +70,7 @@ class Backbone(nn.Module):
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.net = net
-        self.width = int(net.num_features)  # type: ignore[arg-type]
+        self.width = int(getattr(net, "head_hidden_size", None) or net.num_features)  # type: ignore[arg-type]
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
@@ -91,7 +91,8 @@ def timm_arguments(params: BackboneParams, image_size: int) -> dict:
         near = difflib.get_close_matches(params.name, ["resnet9", *timm.list_models()], n=3)
         raise UserError(f"backbones: timm has no {params.name!r}; near: {', '.join(near) or 'resnet9, resnet18'}")
     arguments = {"num_classes": 0, **params.options}
-    if timm.models.model_entrypoint(params.name).__module__.endswith("vision_transformer"):
+    module = timm.models.model_entrypoint(params.name).__module__
+    if module.endswith(("vision_transformer", "deit", "swin_transformer", "swin_transformer_v2", "beit", "eva")):
         arguments = {"img_size": image_size, **arguments}
     return arguments
 
@@ -104,11 +105,11 @@ def build_backbone(params: BackboneParams, image_size: int, mean: Sequence[float
         import timm
 
         net = timm.create_model(params.name, **timm_arguments(params, image_size))
+        _fix_positions(net)
     except (TypeError, AssertionError, ValueError) as error:
         raise UserError(f"backbones: {params.name} cannot be built with options {params.options}: {error}") from None
     if params.small_stem:
         _shrink_stem(net, params.name)
-    _fix_positions(net)
     return Backbone(net, mean, std)
 
 

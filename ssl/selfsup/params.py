@@ -129,7 +129,7 @@ class LARS(Strict):
     name: Literal["lars"]
     lr: PositiveFloat  # per 256 images
     momentum: Annotated[float, Field(ge=0, lt=1)]
-    weight_decay: NonNegativeFloat
+    weight_decay: PositiveFloat  # without decay, rates are not adapted
     trust_coefficient: PositiveFloat
 
 

@@ -5,12 +5,16 @@ import math
 
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from selfsup import methods
+from selfsup.backbones import build_backbone
+from selfsup.errors import UserError
+from selfsup.params import load
 from selfsup.task import Task
 from selfsup.views.draw import Draw
 from tests.contract.runs import build, gradients, precisions
-from tests.helpers import METHODS, processes, values
+from tests.helpers import METHODS, ROOT, processes, values
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +83,24 @@ def test_the_encoder_gives_pooled_features(hundred, method):
     out = task.encoder().eval()(torch.rand(3, 3, size, size))
     assert out["pooled"].ndim == 2 and len(out["pooled"]) == 3
     assert "map" in out or "tokens" in out
+
+
+def test_the_set_ups_build(tmp_path):
+    """Every documented set-up gives valid parameters and networks that see its images."""
+    from dvc.utils.hydra import apply_overrides
+
+    for setup in (ROOT / "setups").iterdir():
+        YAML().dump(values(), tmp_path / "params.yaml")
+        apply_overrides(tmp_path / "params.yaml", [word for word in setup.read_text().split() if word != "-S"])
+        chosen = load(tmp_path / "params.yaml")
+        for architecture in (chosen.backbones.conv, chosen.backbones.vit):
+            size = chosen.data.image_size
+            net = build_backbone(architecture, size, [0.5] * 3, [0.5] * 3).eval()
+            assert net(torch.rand(1, 3, size, size))["pooled"].shape == (1, net.width)
+
+
+@pytest.mark.parametrize("options", [{"class_token": True, "reg_tokens": 4}, {"pos_embed": "none"}, {"fc_norm": True}])
+def test_mae_refuses_transformers_it_cannot_mask(hundred, options):
+    usual = values()["backbones"]["vit"]["options"]
+    with pytest.raises(UserError, match=r"backbones.vit.options"):
+        build("mae", hundred, double=False, backbones__vit__options=usual | options)

@@ -17,7 +17,7 @@ BLOCK = {"backbone": "conv", "optimizer": {"name": "sgd", "lr": 0.1, "momentum":
 def test_views_are_exact_turns_of_one_crop(shards, rotations):
     task, split, _ = build("rotation", shards, double=False, methods__rotation=BLOCK | {"rotations": rotations})
     batch = split.gather(torch.arange(5))
-    views = task.views(batch, Draw(0, 0, batch["id"])).view(rotations, 5, 3, 32, 32)
+    views = task.views(batch, Draw(0, 0, batch["id"])).view(rotations, 5, 3, task.size, task.size)
     for k in range(rotations):
         assert torch.equal(views[k], views[0].rot90(k * 4 // rotations, (2, 3)))
         assert k == 0 or not torch.equal(views[k], views[0])

@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
 from ruamel.yaml import YAML
 
+from selfsup.evaluation.extraction import SPLITS
 from selfsup.params import load
 from tests.helpers import ROOT, SMALL, small, values
 
@@ -125,6 +127,13 @@ def test_the_batch_must_divide_among_processes(hundred, tmp_path):
     assert "pretrain.batch_size" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_loss_that_is_not_finite_is_said_once_by_two_processes(hundred, tmp_path):
+    wild = {"name": "sgd", "lr": 1e30, "momentum": 0.0, "weight_decay": 0.0}
+    on = {"tracking__enabled": True}
+    folder = workspace(tmp_path, hundred, method="rotation", methods__rotation__optimizer=wild, **on)
+    assert "not finite" in the_line(stage(folder, "pretrain", NPROC="2"))
+
+
 def test_two_processes_write_what_one_writes(hundred, tmp_path):
     """The launcher really starts two processes, and their work is that of one up to float32 rounding."""
     from safetensors.torch import load_file
@@ -136,7 +145,8 @@ def test_two_processes_write_what_one_writes(hundred, tmp_path):
         assert done.returncode == 0, done.stderr
         done = stage(folder, "extract", NPROC=world)
         assert done.returncode == 0, done.stderr
-        outs.append(load_file(folder / "models/pretrained/task.safetensors"))
+        features = {f"{name}.npy": torch.tensor(np.load(folder / f"features/pretrained/{name}.npy")) for name in SPLITS}
+        outs.append(load_file(folder / "models/pretrained/task.safetensors") | features)
         assert f'"world_size": {world}' in (folder / "metrics/pretrain.json").read_text()
     for name, x in outs[0].items():
         torch.testing.assert_close(outs[1][name], x, rtol=1e-3, atol=1e-3)

@@ -81,32 +81,28 @@ def _shared_array(path: Path, rows: int, width: int) -> np.memmap:
 def write_feature_set(
     encoder: nn.Module, splits: dict[str, Split], device: torch.device, size: int, folder: Path, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Features of all splits and their `meta.json` in `folder`; returns what the meta file says."""
+    """Features of all splits and their `meta.json` in `folder`; returns what the meta file says, and timings."""
     start = time.monotonic()
     for name, split in splits.items():
         write_features(encoder, split, device, size, folder / f"{name}.npy", f"features {folder.name} {name}")
     seconds = time.monotonic() - start
     images = sum(split.samples for split in splits.values())
     width = int(np.load(folder / "train.npy", mmap_mode="r").shape[1])
-    meta = facts | {"width": width, "seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
-    if rank() == 0:
+    meta = facts | {"width": width}
+    if rank() == 0:  # without timings: equal features are equal outs
         (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
-    return meta
+    return meta | {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
 
 
 @torch.no_grad()
 def embed(
     encoder: nn.Module, split: Split, device: torch.device, size: int, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pooled features and labels of the first `most` images that have a label, on this process alone. [n D], [n]"""
-    features, labels, count = [], [], 0
-    for batch in ordered_batches(split, BATCH):
-        kept = batch["label"] >= 0
-        if kept.any():
-            on_device = {name: x[kept].to(device, non_blocking=True) for name, x in batch.items()}
-            features.append(encoder(centre_view(on_device, size))["pooled"].float().cpu().numpy())
-            labels.append(batch["label"][kept].numpy())
-        count += int(kept.sum())
-        if count >= most:
-            break
-    return np.concatenate(features)[:most], np.concatenate(labels)[:most]
+    """Pooled features and labels of at most `most` labelled images, evenly spread, on this process. [n D], [n]"""
+    ids = np.flatnonzero(split.labels >= 0)
+    ids = ids[np.linspace(0, len(ids) - 1, min(most, len(ids))).astype(np.int64)]  # shards are sorted by class
+    features = []
+    for part in np.array_split(ids, max(1, -(-len(ids) // BATCH))):
+        on_device = {name: x.to(device, non_blocking=True) for name, x in split.gather(part).items()}
+        features.append(encoder(centre_view(on_device, size))["pooled"].float().cpu().numpy())
+    return np.concatenate(features), split.labels[ids]

@@ -52,6 +52,7 @@ def masked_mse(prediction: Tensor, target: Tensor, masked: Tensor, normalize: bo
         variance = target.var(dim=2, keepdim=True)  # unbiased
         target = (target - target.mean(dim=2, keepdim=True)) * (variance + 1e-6).rsqrt()
     error = (prediction - target).square().mean(2)  # [B L]
+    masked = masked.to(error.dtype)
     return (error * masked).sum() / masked.sum()
 
 
@@ -67,6 +68,14 @@ class MAE(Task):
             raise UserError("methods.mae.backbone: MAE masks the tokens of a VisionTransformer of timm; choose vit")
         self.patch = net.patch_embed.patch_size[0]
         self.length = net.patch_embed.num_patches  # L
+        prefix = 0 if net.cls_token is None else 1
+        embedded = net.pos_embed is not None and net.pos_embed.shape[1] == prefix + self.length
+        if not embedded or net.num_prefix_tokens != prefix or isinstance(net.norm, nn.Identity):
+            raise UserError("backbones.vit.options: MAE needs positions, no register tokens and fc_norm: false")
+        if facts.image_size % self.patch:
+            raise UserError(
+                f"data.image_size: {facts.image_size} is not a multiple of MAE's patch of {self.patch} pixels"
+            )
         height, width = net.patch_embed.grid_size
         self.grid = (height, width)
         if not 0 < int((1 - params.mask_ratio) * self.length) < self.length:

@@ -47,6 +47,6 @@ class Supervised(Task):
         images, labels = views
         h = self.backbone(images)["pooled"]
         logits = self.classifier(h)
-        right = (logits.argmax(1) == labels)[labels >= 0].float().mean()
+        right = (logits.argmax(1) == labels).sum() / (labels >= 0).sum().clamp(min=1)
         loss = labelled_cross_entropy(logits, labels, self.smoothing)
         return Output(loss, logs={"accuracy": right.detach()}, embeddings=[gather(h.detach())])

@@ -15,8 +15,10 @@ class Curves:
         if step and path.exists():
             lines = [line for line in path.read_text().splitlines() if line.endswith("}")]  # the last may be cut
             self.rows = [row for row in map(json.loads, lines) if row["step"] <= step]
-        self._file = path.open("w", buffering=1)
-        self._file.writelines(json.dumps(row) + "\n" for row in self.rows)
+        part = path.with_suffix(".part")  # a kill here loses nothing
+        part.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        part.replace(path)
+        self._file = path.open("a", buffering=1)
 
     def add(self, row: Mapping[str, float]) -> None:
         self.rows.append(dict(row))

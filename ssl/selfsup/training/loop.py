@@ -98,8 +98,6 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
     than a batch.
     """
     settings = plan.pretrain
-    if settings.batch_size % world():
-        raise UserError(f"pretrain.batch_size: {settings.batch_size} does not divide among {world()} processes")
     accelerator = make_accelerator(settings.precision)
     device = accelerator.device
     globalise(task, device).to(device)
@@ -112,13 +110,13 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
     state = checkpoint.load(plan.resume) or {"step": 0, "seconds": 0.0, "skipped": 0}
     if state["step"]:
         task.load_state_dict(state["task"])
-        optimizer.load_state_dict(strip_schedules(state["optimizer"], optimizer))
+        optimizer.load_state_dict(with_schedules(state["optimizer"], optimizer))
     if settings.compile:
         task.backbone.compile()
     model, optimizer = accelerator.prepare(task, optimizer)
     if accelerator.scaler is not None and "scaler" in state:
         accelerator.scaler.load_state_dict(state["scaler"])
-    curves = Curves(plan.resume / "curves.csv", state["step"]) if rank() == 0 else None
+    curves = Curves(plan.resume / "curves.jsonl", state["step"]) if rank() == 0 else None
     first, skipped, bad = state["step"], state["skipped"], torch.full((), -1, device=device)
     task.train()
     start = time.monotonic()
@@ -152,12 +150,14 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
         output: Output = model(views, progress)
         accelerator.backward(output.loss)
         bad = torch.where((bad < 0) & ~output.loss.detach().isfinite(), step, bad)
-        norm = clip(accelerator, task, settings.clip_grad_norm)
+        accelerator.unscale_gradients()
         done = Progress(step + 1, steps, per_epoch)
         end_of_epoch = done.step % per_epoch == 0
         probing = plan.probe and settings.knn_every and end_of_epoch and done.epoch % settings.knn_every == 0
         logging = step % settings.log_every == 0 or step + 1 == steps or probing
         layers = layer_norms(task) if logging else {}
+        if settings.clip_grad_norm is not None:
+            accelerator.clip_grad_norm_(task.parameters(), settings.clip_grad_norm)
         task.before_step(progress)
         lr = apply_schedules(optimizer, plan.optimizer, progress)
         optimizer.step()
@@ -168,11 +168,13 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
         optimizer.zero_grad(set_to_none=True)
 
         saving = done.step % settings.checkpoint_every == 0 or end_of_epoch
+        if saving:  # a gradient may be NaN where the loss is not
+            bad = torch.where((bad < 0) & ~finite(task), step, bad)
         if logging or saving:
             stop_if_not_finite(bad, batch["id"], step, plan.resume)
         row: dict[str, float] = {}
         if logging:
-            row = reading(output, layers, norm) | {"lr": lr}
+            row = reading(output, layers) | {"lr": lr}
             bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
         if probing and plan.probe:
             row |= in_eval_mode(task, plan.probe, accelerator)
@@ -196,12 +198,10 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
     )
 
 
-def clip(accelerator: Any, task: Task, limit: float | None) -> Tensor | None:
-    """Unscale, then clip the global gradient norm to `limit`; the norm before clipping."""
-    if limit is None:
-        accelerator.unscale_gradients()
-        return None
-    return accelerator.clip_grad_norm_(task.parameters(), limit)
+@torch.no_grad()
+def finite(task: Task) -> Tensor:
+    """Whether all parameters are finite, bool []."""
+    return torch.stack([parameter.isfinite().all() for parameter in task.parameters()]).all()
 
 
 @torch.no_grad()
@@ -213,13 +213,12 @@ def layer_norms(task: Task) -> dict[str, Tensor]:
     return out | ({"grad_norm_first": weights[0].norm(), "grad_norm_last": weights[-1].norm()} if weights else {})
 
 
-def reading(output: Output, layers: Mapping[str, Tensor], norm: Tensor | None) -> dict[str, float]:
+def reading(output: Output, layers: Mapping[str, Tensor]) -> dict[str, float]:
     """One row of the curves. Losses and logs are means over processes; embeddings already are those of all."""
     local = {"loss": output.loss.detach(), **output.logs}
     shared = mean_over_ranks(torch.stack([value.detach().double() for value in local.values()]))
     row = dict(zip(local, shared.tolist(), strict=True))
-    row |= {name: value.item() for name, value in (dict(layers) | monitors.read(output.embeddings)).items()}
-    return row | ({} if norm is None else {"grad_norm": float(norm)})
+    return row | {name: value.item() for name, value in (dict(layers) | monitors.read(output.embeddings)).items()}
 
 
 def stop_if_not_finite(bad: Tensor, ids: Tensor, step: int, resume: Path) -> None:
@@ -230,7 +229,8 @@ def stop_if_not_finite(bad: Tensor, ids: Tensor, step: int, resume: Path) -> Non
     if worst < 0:
         return
     if rank():
-        raise SystemExit(1)  # the first process says it
+        time.sleep(60)  # the first process says it, and its end is the end of the others
+        raise SystemExit(1)
     where = f"images {ids[:8].tolist()}..." if int(bad) == step else "see the curves"
     kept = max((path.name for path in resume.glob("step-*.pt")), default="none")
     raise UserError(
@@ -259,7 +259,7 @@ def save(folder: Path, task: Task, optimizer: Optimizer, accelerator: Any, numbe
     accelerator.wait_for_everyone()
 
 
-def strip_schedules(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+def with_schedules(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     """A saved optimiser state with this run's schedules, which are functions and were not saved."""
     for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True):
         group["lr_schedule"], group["decay_schedule"] = own["lr_schedule"], own["decay_schedule"]
