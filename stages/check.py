@@ -1,4 +1,4 @@
-"""Check params.yaml before any work is done: every section, the chosen method's block, the protocols."""
+"""Check params.yaml before any work is done: every section, every method's block, the protocols."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ def main() -> None:
     params = load()
     from selfsup.training.build import method_params
 
-    for method in {params.method, "supervised"}:
+    for method in [*params.methods, "supervised"]:
         method_params(params, method)
     Path("data").mkdir(exist_ok=True)
     Path("data/checked.txt").write_text("params.yaml is valid\n")  # the same on every run: nothing below reruns for it
