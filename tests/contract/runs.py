@@ -129,3 +129,18 @@ def precisions(methods: list[str], shards: Path, resume: Path) -> dict[str, tupl
             losses.append(result.rows[-1]["loss"])
         out[method] = (losses[0], losses[1])
     return out
+
+
+def swept(shards: Path) -> tuple[Tensor, Tensor]:
+    """What `start_epoch` is given, and the features of all samples in id order, one by one."""
+    from selfsup.training.loop import make_accelerator, sweep
+    from selfsup.views.recipe import centre_view
+
+    make_accelerator("fp32")
+    task, split, params = build("simclr", shards, double=False)
+    size = params.data.image_size
+    found = sweep(task, split, torch.device("cpu"), size)
+    task.eval()
+    with torch.no_grad():
+        single = [task.encoder()(centre_view(split.gather([i]), size))["pooled"] for i in range(split.samples)]
+    return found, torch.cat(single)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.contract.runs import steps_in_float64
+from tests.contract.runs import steps_in_float64, swept
 from tests.helpers import METHODS, processes
 
 TOLERANCE = 1e-9  # relative, float64
@@ -58,3 +58,9 @@ def test_batch_norm_without_the_other_ranks_gradient_is_caught(one, hundred, tmp
     broken = processes(2, steps_in_float64, convolutional, hundred, tmp_path, "sum")
     for method in convolutional:
         assert largest_difference(one[method], broken[method])[1] > 1e3 * TOLERANCE, method
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_sweep_has_all_samples_in_id_order_on_every_number_of_processes(world, hundred):
+    found, single = processes(world, swept, hundred)
+    torch.testing.assert_close(found, single, rtol=1e-4, atol=1e-5)
