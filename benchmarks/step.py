@@ -10,19 +10,14 @@ rounds and the ratio round by round. The bare network steps on one constant tens
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import platform
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
-
+import common
 import numpy as np
 import torch
 from PIL import Image
@@ -38,7 +33,6 @@ from selfsup.training.loop import Plan, train
 from selfsup.training.optimizers import build_optimizer
 from selfsup.training.session import open_splits
 
-ROOT = Path(__file__).resolve().parent.parent
 FLIP, CROP, JITTER, GREY = 0.5, (0.2, 1.0), (0.4, 0.4, 0.4, 0.1), 0.2
 NETWORKS = {
     "ResNet-9 width 8": {"name": "resnet9", "small_stem": False, "options": {"width": 8}},
@@ -58,7 +52,7 @@ def make_images(folder: Path, count: int, size: int) -> None:
 
 
 def parameters(folder: Path, network: dict, size: int, batch: int, steps: int, count: int) -> Params:
-    values = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+    values = YAML(typ="safe", pure=True).load(common.ROOT / "params.yaml")
     values["method"] = "simclr"
     values["methods"]["simclr"]["optimizer"] = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}
     values["data"] |= {"source": "image_folder", "path": str(folder / "images"), "image_size": size, "cache": "memory"}
@@ -173,62 +167,36 @@ def clock(step: Callable, batches: Iterator, steps: int, warmup: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.arguments(__doc__, "step.md")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["ResNet-9 width 8", "ResNet-9 width 16"])
     parser.add_argument("--size", type=int, default=32, help="pixels")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=15, help="timed steps a round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/step.md")
     args = parser.parse_args()
-    rows = []
+    rows, warmup = [], 5
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_images(folder, args.images, args.size)
-        warmup = 5
         for network in args.networks:
             params = parameters(folder, NETWORKS[network], args.size, args.batch, args.steps + warmup + 2, args.images)
             if not (folder / "shards").exists():
                 write(params.data, 0, folder / "shards")
-            arms = {"ours": ours, "lightly": lightly, "bare": bare}
-            speeds: dict[str, list[float]] = {name: [] for name in arms}
-            for _ in range(args.rounds):
-                for name, arm in arms.items():
-                    speeds[name].append(args.batch / arm(params, folder, args.steps, warmup))
-                    print(f"{network}: {name} {speeds[name][-1]:.0f} images/s", flush=True)
-            rows.append(report(network, speeds))
-    text = conditions(args) + "\n".join(rows) + "\n"
-    args.out.write_text(text)
-    print(text)
-
-
-def report(network: str, speeds: dict[str, list[float]]) -> str:
-    def spread(values: list[float], digits: int) -> str:
-        return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-    to_lightly, to_bare = (
-        [a / b for a, b in zip(speeds["ours"], speeds[other], strict=True)] for other in ("lightly", "bare")
+            arms = {
+                name: partial(lambda arm, params: args.batch / arm(params, folder, args.steps, warmup), arm, params)
+                for name, arm in {"ours": ours, "lightly": lightly, "bare": bare}.items()
+            }
+            speeds = common.alternate(arms, args.rounds, network)
+            times = [common.ratios(speeds["ours"], speeds[other]) for other in ("lightly", "bare")]
+            rows.append([network, *map(common.spread, speeds.values()), *(common.spread(each, 2) for each in times)])
+    text = (
+        f"{args.size} px, batch {args.batch}, two views an image, {args.steps} steps a round after {warmup} of "
+        f"warm-up, {args.rounds} rounds in turn; images/s, median (minimum to maximum)."
     )
-    cells = [network, *(spread(speeds[name], 0) for name in ("ours", "lightly", "bare"))]
-    return "| " + " | ".join([*cells, spread(to_lightly, 2), spread(to_bare, 2)]) + " |"
-
-
-def conditions(args: argparse.Namespace) -> str:
-    from importlib.metadata import version
-
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "lightly", "timm"))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    return f"""# A whole SimCLR step, images/s
-
-`python benchmarks/step.py`: {args.size} px, batch {args.batch}, two views an image, {args.steps} steps a round after
-5 of warm-up, {args.rounds} rounds in turn; median (minimum to maximum). {device}, {platform.machine()}, Python
-{platform.python_version()}, {versions}; commit {commit.strip() or "unknown"}.
-
-| network | ours, from shards | lightly, documented loop | bare network | ours / lightly | ours / bare |
-|---|---|---|---|---|---|
-"""
+    head = ["network", "ours, from shards", "lightly, documented loop", "bare network", "ours / lightly", "ours / bare"]
+    versions = common.conditions("torch", "torchvision", "lightly", "timm")
+    common.write(args.out, "A whole SimCLR step", text, versions, common.table(head, rows))
 
 
 if __name__ == "__main__":
