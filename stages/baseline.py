@@ -6,9 +6,9 @@ and metrics/baselines/<architecture>.json.
 """
 
 import argparse
-import contextlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
@@ -24,23 +24,13 @@ def main() -> None:
     parser.add_argument("baseline", choices=["pixels", "conv", "vit"])
     chosen = parser.parse_args().baseline
     params = load()
-    count = 1 if chosen == "pixels" else launch.processes()
-    from selfsup.training import session
+    if chosen == "pixels":
+        pixels(params)
+        return
     from selfsup.training.build import method_params
 
-    worker = launch.inside()
-    splits = session.open_splits(params.data, verified=worker)
-    if chosen == "pixels":
-        pixels(params, splits)
-        return
     method_params(params, "supervised")
-    resume = session.resume_folder(launch.ROOT, f"baseline-{chosen}", params, "supervised", splits["train"].checksum)
-    if not worker:
-        launch.check_devices(count)
-        if count > 1:
-            launch.relaunch(count)
-    with session.owned(resume) if launch.first_process() else contextlib.nullcontext(), launch.quiet_when_left_alone():
-        work(params, chosen, splits, resume, count)
+    launch.training(f"baseline-{chosen}", params, "supervised", partial(work, params, chosen))
 
 
 def skipped(folder: Path, reason: str) -> None:
@@ -49,21 +39,22 @@ def skipped(folder: Path, reason: str) -> None:
     print(f"{folder}: skipped, {reason}")
 
 
-def pixels(params, splits) -> None:
+def pixels(params) -> None:
     import torch
 
     from selfsup.backbones import Pixels
     from selfsup.evaluation.extraction import write_feature_set
+    from selfsup.training.session import open_splits
 
     folder = Path("features/baselines/pixels")
     if "pixels" not in params.baselines:
         skipped(folder, "not in params.yaml's baselines")
         return
+    splits = open_splits(params.data)
     write_feature_set(Pixels(), splits, torch.device("cpu"), params.data.image_size, folder, {"method": "pixels"})
 
 
 def work(params, architecture: str, splits, resume: Path, count: int) -> None:
-    launch.stop_on_sigterm()
     import torch
 
     from selfsup.evaluation.extraction import write_feature_set

@@ -3,9 +3,14 @@
 NPROC=2 dvc repro                  two processes, on GPUs when there are, else on CPUs
 ACCELERATE_ARGS="--num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1 --main_process_port 29500" NPROC=16 ...
                                    this host's part of a run over several hosts; NPROC counts the processes of all
+RANK_TIMEOUT=60 ...                seconds that processes wait for one that does not answer, before they all stop (600)
+
+A stage that is asked to stop (SIGTERM, Ctrl-C) writes a checkpoint and is gone within 10 seconds. Processes whose
+parent was killed end as if asked to stop.
 """
 
 import contextlib
+import ctypes
 import os
 import re
 import shlex
@@ -14,13 +19,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from selfsup.errors import UserError
 
-_INSIDE = "SELFSUP_STDERR"
+_STDERR, _FOLDER = "SELFSUP_STDERR", "SELFSUP_WORKERS"  # of the process that launched: its stderr, its scratch folder
 _LEFT_ALONE = 75  # exit status of a process whose collective failed
+_GRACE = 10.0  # seconds from a polite signal to the end
+_REPORT = 5.0  # seconds in which processes that were left alone all say so
+_AGAIN = "run the same command again: it goes on from the last checkpoint"
 
 
 def processes() -> int:
@@ -47,11 +57,24 @@ def first_process() -> bool:
 
 def inside() -> bool:
     """True in a worker process. Also lets the worker speak on the stage's own stderr, not the launcher's."""
-    if _INSIDE not in os.environ:
+    if _STDERR not in os.environ:
         return False
     with contextlib.suppress(OSError):  # no /proc: the launcher's stderr will do
-        os.dup2(os.open(os.environ[_INSIDE], os.O_WRONLY | os.O_APPEND), 2)
+        os.dup2(os.open(os.environ[_STDERR], os.O_WRONLY | os.O_APPEND), 2)
+    end_with_parent()
+    _note("pid").write_text(str(os.getpid()))
     return True
+
+
+def _note(kind: str) -> Path:
+    """What this worker leaves for the process that launched it."""
+    return Path(os.environ[_FOLDER], f"{os.environ['RANK']}.{kind}")
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the parent dies, however it dies."""
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager
@@ -60,10 +83,15 @@ def quiet_when_left_alone() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "RANK" not in os.environ or not re.search(r"gloo|NCCL|Connection (closed|reset)", str(error)):
+        if _FOLDER not in os.environ or not re.search(r"gloo|NCCL|Connection (closed|reset)", str(error)):
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, which would interrupt the way out
-        sys.exit(_LEFT_ALONE)
+        _note("alone").touch()
+        until = time.monotonic() + 2 * _REPORT
+        while time.monotonic() < until and not Path(os.environ[_FOLDER], "judged").exists():
+            time.sleep(0.1)
+        sys.stdout.flush()
+        os._exit(_LEFT_ALONE)  # at once: nobody answers to the farewells of collectives
 
 
 def relaunch(count: int) -> None:
@@ -80,9 +108,9 @@ def relaunch(count: int) -> None:
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
     launcher += ["--num_processes", str(count), "--mixed_precision", "no", "--dynamo_backend", "no", *extra]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    with tempfile.TemporaryFile() as noise:
-        environment = os.environ | {_INSIDE: f"/proc/{os.getpid()}/fd/2", "OMP_NUM_THREADS": threads}
-        child = subprocess.Popen([*launcher, *sys.argv], env=environment, stderr=noise)
+    with tempfile.TemporaryFile() as noise, tempfile.TemporaryDirectory() as folder:
+        own = {_STDERR: f"/proc/{os.getpid()}/fd/2", _FOLDER: folder, "OMP_NUM_THREADS": threads}
+        child = subprocess.Popen([*launcher, *sys.argv], env=os.environ | own, stderr=noise, preexec_fn=end_with_parent)
         stopped: list[int] = []
 
         def pass_on(number: int, _: object) -> None:
@@ -91,29 +119,87 @@ def relaunch(count: int) -> None:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, pass_on)
-        status = child.wait()
+        hung = wait(child, Path(folder), lambda: bool(stopped))
         noise.seek(0)
         said = noise.read().decode(errors="replace")
-    if status and stopped:
+    if child.returncode and stopped:
         sys.exit(128 + stopped[0])
-    if status:
-        print(last_word(said), end="", file=sys.stderr)
-    sys.exit(1 if status else 0)
+    if child.returncode:
+        print(last_word(said, hung), end="", file=sys.stderr)
+    sys.exit(1 if child.returncode else 0)
 
 
-def last_word(said: str) -> str:
+def wait(child: subprocess.Popen, folder: Path, stopping: Callable[[], bool]) -> list[int]:
+    """Wait for the workers' end, enforce it where they do not stop, and return the ranks that did not answer.
+
+    When a process dies or does not answer, the others' collectives fail and they say so in `folder`: who does not say
+    it, and is alive, is the one.
+    """
+    import psutil
+
+    hung: list[int] = []
+    end = judge = float("inf")
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(0.2)
+            return hung
+        now = time.monotonic()
+        end = min(end, now + _GRACE - 0.5) if stopping() else end
+        if now > end:
+            for process in psutil.Process(child.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            child.kill()
+        if list(folder.glob("*.alone")) and not (folder / "judged").exists():
+            judge = min(judge, now + _REPORT)
+            silent = [path for path in folder.glob("*.pid") if not path.with_suffix(".alone").exists()]
+            alive = {int(path.stem): pid for path in silent if working(pid := int(path.read_text()))}
+            if now > judge or not alive:
+                hung = sorted(alive)
+                for pid in alive.values():
+                    os.kill(pid, signal.SIGKILL)
+                (folder / "judged").touch()
+
+
+def working(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def last_word(said: str, hung: list[int]) -> str:
     """What to add to the workers' own words: nothing when one of them ended by itself, having said why."""
     codes = [
         (int(rank), int(code)) for rank, code in re.findall(r"rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", said, re.S)
     ]
+    if hung:
+        return f"error: process {hung[0]} did not answer for RANK_TIMEOUT and was stopped; {_AGAIN}\n"
     killed = [(rank, -code) for rank, code in codes if code < 0 and -code != signal.SIGTERM]  # which ends the others
     if killed:
         rank, number = killed[0]
-        again = "run the same command again: it goes on from the last checkpoint"
-        return f"error: process {rank} was killed by signal {number}; {again}\n"
+        return f"error: process {rank} was killed by signal {number}; {_AGAIN}\n"
     if codes and all(code in (_LEFT_ALONE, -signal.SIGTERM) for _, code in codes):
         return "error: the processes lost one another; NCCL_DEBUG=INFO or GLOO_SOCKET_IFNAME may say and mend why\n"
     return "" if codes else said[-4000:]
+
+
+def training(stage: str, params: Any, method: str, work: Callable[[Any, Path, int], None]) -> None:
+    """Run `work(splits, resume, count)` on NPROC processes, the first of which holds the resume folder's lock."""
+    from selfsup.training import session
+
+    count, worker = processes(), inside()
+    splits = session.open_splits(params.data, verified=worker)
+    resume = session.resume_folder(ROOT, stage, params, method, splits["train"].checksum)
+    if not worker:
+        check_devices(count)
+        if count > 1:
+            relaunch(count)
+    stop_on_sigterm()
+    with session.owned(resume) if first_process() else contextlib.nullcontext(), quiet_when_left_alone():
+        work(splits, resume, count)
 
 
 def stop_on_sigterm() -> None:

@@ -1,9 +1,9 @@
 """Pretrain with the chosen method: models/pretrained, models/backbone, metrics/pretrain.json, plots/pretrain.csv."""
 
 import argparse
-import contextlib
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
@@ -16,34 +16,25 @@ from selfsup.params import load
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    params, count = load(), launch.processes()
-    from selfsup.training import session
+    params = load()
     from selfsup.training.build import method_params
 
-    architecture = method_params(params, params.method).backbone
-    worker = launch.inside()
-    splits = session.open_splits(params.data, verified=worker)
-    resume = session.resume_folder(launch.ROOT, "pretrain", params, params.method, splits["train"].checksum)
-    if not worker:
-        launch.check_devices(count)
-        if count > 1:
-            launch.relaunch(count)
-    with session.owned(resume) if launch.first_process() else contextlib.nullcontext(), launch.quiet_when_left_alone():
-        work(params, architecture, splits, resume, count)
+    method_params(params, params.method)
+    launch.training("pretrain", params, params.method, partial(work, params))
 
 
-def work(params, architecture: str, splits, resume: Path, count: int) -> None:
-    launch.stop_on_sigterm()
+def work(params, splits, resume: Path, count: int) -> None:
     from safetensors.torch import save_file
 
     from selfsup.export import export_backbone
     from selfsup.training import session
+    from selfsup.training.build import method_params
     from selfsup.training.curves import write_csv
     from selfsup.training.loop import make_accelerator
 
     accelerator = make_accelerator(params.pretrain.precision)
     launch.assert_world(count)
-    chief = accelerator.is_main_process
+    chief, architecture = accelerator.is_main_process, method_params(params, params.method).backbone
     with record.pipeline(params, chief, splits["train"].checksum, resume) as run:
         task, result = session.run(params, params.method, architecture, splits, resume, params.method, run.metrics)
         if not chief:

@@ -100,6 +100,7 @@ class Pretrain(Strict):
 
     epochs: PositiveInt
     batch_size: Annotated[int, Field(ge=2)]  # images per optimiser step over all processes
+    chunk_size: PositiveInt | None  # images of a batch that go through the network at a time; null: all
     warmup_epochs: NonNegativeFloat
     precision: Literal["fp32", "bf16", "fp16"]
     clip_grad_norm: PositiveFloat | None
@@ -108,6 +109,12 @@ class Pretrain(Strict):
     log_every: PositiveInt  # steps between two lines of curves and monitors
     checkpoint_every: PositiveInt  # steps between two checkpoints; the end of an epoch has one too
     knn_every: Annotated[int, Field(ge=0)]  # epochs between two kNN readings on the validation split; 0: never
+
+    @model_validator(mode="after")
+    def _chunks_fill_batch(self) -> "Pretrain":
+        if self.chunk_size and self.batch_size % self.chunk_size:
+            raise ValueError(f"pretrain.chunk_size: must divide pretrain.batch_size, {self.batch_size}")
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "Pretrain":

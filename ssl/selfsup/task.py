@@ -73,11 +73,12 @@ class Group:
 class Task(nn.Module):
     """A method: one module whose `forward` returns the loss. Every hook but `views` and `forward` may stay as it is.
 
+    A method whose loss mixes the samples of a batch gives `embed` and `loss` instead of `forward`, so that a batch can
+    go through the network in chunks.
+
     Whatever a method carries from step to step (queue, centre, teacher) is a buffer or a parameter, so that model,
     optimiser and step number are the whole state.
     """
-
-    batch_coupled = False  # the loss mixes samples, so a batch cannot be cut into accumulated parts
 
     backbone: Backbone
 
@@ -86,8 +87,21 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def forward(self, views: Any, progress: Progress) -> Output:
-        """The loss of one step. Called once a step; changes no state but that of batch norm."""
+        """The loss of one step, a mean over samples. Changes no state but that of batch norm."""
+        return self.loss(self.embed(views, progress), progress)
+
+    def embed(self, views: Any, progress: Progress) -> Sequence[Tensor]:
+        """All that the loss needs of the samples, one row (or more) each, with gradient. All parameters act here."""
         raise NotImplementedError
+
+    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
+        """The loss of the whole batch, of which `embeddings` are this process's rows. No parameter acts here."""
+        raise NotImplementedError
+
+    @property
+    def mixes_batch(self) -> bool:
+        """Whether the loss is one of the whole batch, and not the mean of the samples' own."""
+        return type(self).loss is not Task.loss
 
     def start_epoch(self, progress: Progress, sweep: Callable[[], Tensor]) -> None:
         """Called before an epoch; `sweep()` gives the features of all samples in id order, on every process."""

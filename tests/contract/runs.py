@@ -39,7 +39,7 @@ def state(task: nn.Module) -> dict[str, Tensor]:
 
 
 def steps_in_float64(
-    methods: list[str], shards: Path, resume: Path, sabotage: str = ""
+    methods: list[str], shards: Path, resume: Path, sabotage: str = "", overrides: dict[str, Any] | None = None
 ) -> dict[str, dict[str, Tensor]]:
     """Three optimiser steps with momentum of every method, through the real loop, in float64."""
     if sabotage == "gather":
@@ -54,7 +54,8 @@ def steps_in_float64(
         distributed._Sum.backward = staticmethod(lambda ctx, gradient: gradient)
     out = {}
     for method in methods:
-        task, split, params = build(method, shards, double=True, pretrain__epochs=1, pretrain__batch_size=32)
+        settings = {"pretrain__epochs": 1, "pretrain__batch_size": 32} | (overrides or {})
+        task, split, params = build(method, shards, double=True, **settings)
         optimizer = SGD(name="sgd", lr=0.5, momentum=0.9, weight_decay=1e-4)
         plan = Plan(params.seed, params.pretrain, optimizer, resume / method)
         train(task, split, params.data.image_size, plan)
@@ -144,3 +145,26 @@ def swept(shards: Path) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         single = [task.encoder()(centre_view(split.gather([i]), size))["pooled"] for i in range(split.samples)]
     return found, torch.cat(single)
+
+
+def dropped(shards: Path, chunk: int) -> tuple[Tensor, Tensor]:
+    """A patch embedding's gradient after one SimCLR step in chunks with dropout, and by one graph of all chunks."""
+    from selfsup.task import Progress
+    from selfsup.training.chunks import Step, backward
+    from selfsup.training.loop import make_accelerator, make_views, split_batch
+    from tests.helpers import SMALL
+
+    vit = SMALL["backbones__vit__options"] | {"proj_drop_rate": 0.3}
+    task, split, _ = build("simclr", shards, double=True, methods__simclr__backbone="vit",
+        backbones__vit__options=vit, methods__simclr__projector={"layers": 1, "hidden": 32, "out": 16})  # fmt: skip
+    task.train()
+    progress, batch = Progress(0, 10, 5), split.gather(torch.arange(8))
+    parts = split_batch(batch, 8 // chunk)
+    cpu = torch.device("cpu")
+    views = [lambda i=i, part=part: make_views(task, part, 0, progress, i, cpu) for i, part in enumerate(parts)]
+    weight = task.backbone.net.patch_embed.proj.weight
+    together = zip(*(task.embed(view(), progress) for view in views), strict=True)
+    task.loss([torch.cat(part) for part in together], progress).loss.backward()
+    expected, weight.grad = weight.grad.clone(), None
+    backward(make_accelerator("fp32"), Step(task), task, views, progress)
+    return weight.grad, expected

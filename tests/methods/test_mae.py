@@ -101,8 +101,8 @@ def test_every_patch_is_decoded_in_its_place(shards):
     task, split, _ = build("mae", shards, double=True)
     batch = split.gather(torch.arange(3))
     _, keep, restore = task.views(batch, Draw(0, 0, batch["id"]))
-    width = task.embed.out_features
-    task.embed, task.decoder = torch.nn.Identity(), torch.nn.Identity()
+    width = task.decoder_embed.out_features
+    task.decoder_embed, task.decoder = torch.nn.Identity(), torch.nn.Identity()
     task.positions.zero_()
     tokens = torch.arange(task.length, dtype=torch.float64)[None, :, None].expand(3, -1, width)
     out = task.decode(take(tokens, keep), restore)[:, :, 0]

@@ -94,28 +94,41 @@ class Split:
 
 
 def train_batches(
-    split: Split, *, seed: int, batch_size: int, start_step: int, steps: int, rank: int = 0, world: int = 1
+    split: Split,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int,
+    steps: int,
+    chunks: int = 1,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[Batch]:
     """This process's rows of the batches of steps `start_step` to `steps` - 1, one being read ahead.
 
     The batch of a step, `batch_size` images over all `world` processes, is a function of (seed, step) alone: a slice of
-    the epoch's order. The images left over at the end of an epoch are dropped. Raises `UserError`.
+    the epoch's order. It has `chunks` equal parts, of each of which a process has its share. The images left over at
+    the end of an epoch are dropped. Raises `UserError`.
     """
     if split.samples < batch_size:
         raise UserError(f"pretrain.batch_size: {batch_size} is more than the {split.samples} training images; lower it")
-    if batch_size % world:
-        raise UserError(f"pretrain.batch_size: {batch_size} is not a multiple of the {world} processes; change either")
-    return _ahead(split, _train_ids(split.samples, seed, batch_size, range(start_step, steps), rank, world))
+    if batch_size // chunks % world:
+        name = "batch_size" if chunks == 1 else "chunk_size"
+        raise UserError(
+            f"pretrain.{name}: {batch_size // chunks} is not a multiple of the {world} processes; change either"
+        )
+    ids = train_ids(split.samples, seed, batch_size, range(start_step, steps))
+    return _ahead(split, (batch.view(chunks, world, -1)[:, rank].flatten() for batch in ids))
 
 
-def _train_ids(samples: int, seed: int, batch_size: int, steps: range, rank: int, world: int) -> Iterator[Tensor]:
-    steps_per_epoch, rows, known = samples // batch_size, batch_size // world, -1
+def train_ids(samples: int, seed: int, batch_size: int, steps: range) -> Iterator[Tensor]:
+    """The images of each step's batch over all processes, int64 [batch_size]."""
+    steps_per_epoch, known = samples // batch_size, -1
     for step in steps:
         epoch, place = divmod(step, steps_per_epoch)
         if epoch != known:
             order, known = epoch_order(seed, epoch, samples), epoch
-        start = place * batch_size + rank * rows
-        yield order[start : start + rows]
+        yield order[place * batch_size : (place + 1) * batch_size]
 
 
 def ordered_batches(split: Split, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:

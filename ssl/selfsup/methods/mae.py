@@ -83,7 +83,7 @@ class MAE(Task):
         decoder = params.decoder
         if decoder.width % (4 * decoder.heads):
             raise UserError(f"methods.mae.decoder.width: must be a multiple of 4 x heads ({4 * decoder.heads})")
-        self.embed = nn.Linear(net.embed_dim, decoder.width)
+        self.decoder_embed = nn.Linear(net.embed_dim, decoder.width)
         inside = net.embed_dim if params.mask_tokens == "encoder" else decoder.width
         self.mask_token = nn.Parameter(torch.randn(inside) * 0.02)
         self.register_buffer("positions", sincos_positions(height, width, decoder.width))
@@ -113,7 +113,7 @@ class MAE(Task):
 
     def decode(self, tokens: Tensor, restore: Tensor) -> Tensor:
         """Pixels of every patch from the tokens. [B prefix+K D], [B L] -> [B L p*p*3]"""
-        x = self.embed(tokens[:, self.backbone.net.num_prefix_tokens :])  # [B K width]
+        x = self.decoder_embed(tokens[:, self.backbone.net.num_prefix_tokens :])  # [B K width]
         if self.params.mask_tokens == "decoder":
             missing = self.mask_token.to(x.dtype).expand(len(x), self.length - x.shape[1], -1)
             x = take(torch.cat([x, missing], dim=1), restore)  # [B L width], every token back in its place

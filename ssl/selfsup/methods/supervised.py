@@ -3,6 +3,7 @@
 Cross-entropy of a linear classifier on the pooled features. Samples without label (-1) do not count.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -43,10 +44,13 @@ class Supervised(Task):
     def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
         return crop_view(batch, draw, self.recipe, self.size), batch["label"]
 
-    def forward(self, views: tuple[Tensor, Tensor], progress: Progress) -> Output:
+    def embed(self, views: tuple[Tensor, Tensor], progress: Progress) -> Sequence[Tensor]:
         images, labels = views
         h = self.backbone(images)["pooled"]
-        logits = self.classifier(h)
+        return self.classifier(h), h, labels
+
+    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
+        logits, h, labels = embeddings
         right = (logits.argmax(1) == labels).sum() / (labels >= 0).sum().clamp(min=1)
         loss = labelled_cross_entropy(logits, labels, self.smoothing)
         return Output(loss, logs={"accuracy": right.detach()}, embeddings=[gather(h.detach())])

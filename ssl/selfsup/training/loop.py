@@ -6,15 +6,20 @@ that is killed and started again therefore ends with the same bits as one that w
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from tqdm import tqdm
 
@@ -23,9 +28,11 @@ from selfsup.errors import UserError
 from selfsup.nn.batchnorm import globalise
 from selfsup.nn.distributed import mean_over_ranks, rank, world
 from selfsup.params import LARS, SGD, AdamW, Pretrain
-from selfsup.task import Output, Progress, Task
-from selfsup.training import checkpoint, monitors
+from selfsup.task import Batch, Output, Progress, Task
+from selfsup.training import checkpoint, chunks, monitors
 from selfsup.training.curves import Curves
+from selfsup.training.health import finite, layer_norms, stop_if_not_finite
+from selfsup.training.interruption import Interruption
 from selfsup.training.optimizers import apply_schedules, build_optimizer
 from selfsup.training.schedule import warmup_cosine
 from selfsup.views.draw import Draw, splitmix64
@@ -61,16 +68,19 @@ def planned_steps(samples: int, pretrain: Pretrain) -> int:
     return pretrain.epochs * (samples // pretrain.batch_size)
 
 
-def reseed(seed: int, step: int) -> None:
-    """Torch's own generator (dropout) becomes a function of seed, step and rank."""
-    key = splitmix64(splitmix64(torch.tensor([seed])) + (step << 20) + rank())
+def reseed(seed: int, step: int, chunk: int = 0) -> None:
+    """Torch's own generator (dropout) becomes a function of seed, step, chunk and rank."""
+    key = splitmix64(splitmix64(torch.tensor([seed])) + (step << 30) + (chunk << 15) + rank())
     torch.manual_seed(int(key) & (2**63 - 1))
 
 
 def make_accelerator(precision: str) -> Any:
-    """Accelerate's handle on devices, processes and precision."""
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    """Accelerate's handle on devices, processes and precision. A collective fails after RANK_TIMEOUT seconds (600)."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+    patience = os.environ.get("RANK_TIMEOUT", "600")
+    if not patience.isdigit() or int(patience) < 1:
+        raise UserError(f"RANK_TIMEOUT={patience}: must be a whole number of seconds from 1")
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("pretrain.precision: fp16 needs a CUDA device; use fp32 or bf16 here")
     warnings.filterwarnings(
@@ -80,7 +90,10 @@ def make_accelerator(precision: str) -> Any:
         cpu=not torch.cuda.is_available(),
         mixed_precision={"fp32": "no"}.get(precision, precision),
         # every rank holds the same buffers by construction, or a method's own
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(seconds=int(patience))),
+        ],
     )
 
 
@@ -94,8 +107,8 @@ def sweep(task: Task, split: Split, device: torch.device, size: int) -> Tensor:
 def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
     """Train `task` on `split`, going on from the newest checkpoint in `plan.resume`.
 
-    Raises `UserError` when the loss is not finite, the batch does not divide among processes, or there are fewer images
-    than a batch.
+    Raises `UserError` when the loss is not finite, the batch does not divide among processes and chunks, or there are
+    fewer images than a batch. SIGTERM and SIGINT end the process with a checkpoint of the step under way.
     """
     settings = plan.pretrain
     accelerator = make_accelerator(settings.precision)
@@ -113,7 +126,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
         optimizer.load_state_dict(with_schedules(state["optimizer"], optimizer))
     if settings.compile:
         task.backbone.compile()
-    model, optimizer = accelerator.prepare(task, optimizer)
+    model, optimizer = accelerator.prepare(chunks.Step(task), optimizer)
     if accelerator.scaler is not None and "scaler" in state:
         accelerator.scaler.load_state_dict(state["scaler"])
     curves = Curves(plan.resume / "curves.jsonl", state["step"]) if rank() == 0 else None
@@ -121,10 +134,17 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
     task.train()
     start = time.monotonic()
 
+    def seconds_so_far() -> float:
+        return state["seconds"] + time.monotonic() - start
+
+    parts = settings.batch_size // (settings.chunk_size or settings.batch_size)
+    if parts > 1 and rank() == 0 and any(isinstance(module, _BatchNorm) for module in task.modules()):
+        print("note: with pretrain.chunk_size, batch norm normalises each chunk by itself", file=sys.stderr)
     batches = train_batches(
         split,
         seed=plan.seed,
         batch_size=settings.batch_size,
+        chunks=parts,
         start_step=first,
         steps=steps,
         rank=rank(),
@@ -138,79 +158,83 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
         desc=plan.title,
         disable=rank() != 0,
     )
-    for step, batch in enumerate(batches, start=first):
-        progress = Progress(step, steps, per_epoch)
-        if step % per_epoch == 0:
-            task.start_epoch(progress, lambda: sweep(task, split, device, size))
-        reseed(plan.seed, step)
-        draw = Draw(plan.seed, progress.epoch, batch["id"])  # on the CPU, so that the device's queue never waits
-        batch = {name: x.to(device, non_blocking=True) for name, x in batch.items()}
-        with torch.no_grad():
-            views = task.views(batch, draw)
-        output: Output = model(views, progress)
-        accelerator.backward(output.loss)
-        bad = torch.where((bad < 0) & ~output.loss.detach().isfinite(), step, bad)
-        accelerator.unscale_gradients()
-        done = Progress(step + 1, steps, per_epoch)
-        end_of_epoch = done.step % per_epoch == 0
-        probing = plan.probe and settings.knn_every and end_of_epoch and done.epoch % settings.knn_every == 0
-        logging = step % settings.log_every == 0 or step + 1 == steps or probing
-        layers = layer_norms(task) if logging else {}
-        if settings.clip_grad_norm is not None:
-            accelerator.clip_grad_norm_(task.parameters(), settings.clip_grad_norm)
-        task.before_step(progress)
-        lr = apply_schedules(optimizer, plan.optimizer, progress)
-        optimizer.step()
-        if accelerator.optimizer_step_was_skipped:
-            skipped += 1
-        else:
-            task.after_step(output.carry, progress)
-        optimizer.zero_grad(set_to_none=True)
+    with Interruption() as interruption:
+        for step, batch in enumerate(batches, start=first):
+            interruption.exchange()
+            progress = Progress(step, steps, per_epoch)
+            if step % per_epoch == 0:
+                task.start_epoch(progress, lambda: sweep(task, split, device, size))
+            views = [
+                partial(make_views, task, part, plan.seed, progress, i, device)
+                for i, part in enumerate(split_batch(batch, parts))
+            ]
+            output = chunks.backward(accelerator, model, task, views, progress)
+            bad = torch.where((bad < 0) & ~output.loss.detach().isfinite(), step, bad)
+            accelerator.unscale_gradients()
+            done = Progress(step + 1, steps, per_epoch)
+            end_of_epoch = done.step % per_epoch == 0
+            probing = plan.probe and settings.knn_every and end_of_epoch and done.epoch % settings.knn_every == 0
+            logging = step % settings.log_every == 0 or step + 1 == steps or probing
+            layers = layer_norms(task) if logging else {}
+            if settings.clip_grad_norm is not None:
+                accelerator.clip_grad_norm_(task.parameters(), settings.clip_grad_norm)
+            task.before_step(progress)
+            lr = apply_schedules(optimizer, plan.optimizer, progress)
+            optimizer.step()
+            if accelerator.optimizer_step_was_skipped:
+                skipped += 1
+            else:
+                task.after_step(output.carry, progress)
+            optimizer.zero_grad(set_to_none=True)
 
-        saving = done.step % settings.checkpoint_every == 0 or end_of_epoch
-        if saving:  # a gradient may be NaN where the loss is not
-            bad = torch.where((bad < 0) & ~finite(task), step, bad)
-        if logging or saving:
-            stop_if_not_finite(bad, batch["id"], step, plan.resume)
-        row: dict[str, float] = {}
-        if logging:
-            row = reading(output, layers) | {"lr": lr}
-            bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
-        if probing and plan.probe:
-            row |= in_eval_mode(task, plan.probe, accelerator)
-        if curves is not None and row:
-            curves.add({"step": done.step, "epoch": done.step / per_epoch} | row)
-            plan.log(row, done.step)
-        if saving:
-            seconds = state["seconds"] + time.monotonic() - start
-            save(plan.resume, task, optimizer, accelerator, {"step": done.step, "seconds": seconds, "skipped": skipped})
-        bar.update(settings.batch_size)
+            stopping = interruption.agreed()
+            saving = done.step % settings.checkpoint_every == 0 or end_of_epoch or stopping
+            if saving:  # a gradient may be NaN where the loss is not
+                bad = torch.where((bad < 0) & ~finite(task), step, bad)
+            if logging or saving:
+                stop_if_not_finite(bad, split, plan.seed, settings.batch_size, plan.resume)
+            row: dict[str, float] = {}
+            if logging:
+                row = reading(output, layers) | {"lr": lr}
+                bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
+            if probing and plan.probe:
+                row |= in_eval_mode(task, plan.probe, accelerator)
+            if curves is not None and row:
+                curves.add({"step": done.step, "epoch": done.step / per_epoch} | row)
+                plan.log(row, done.step)
+            if saving:
+                numbers = {"step": done.step, "seconds": seconds_so_far(), "skipped": skipped}
+                save(plan.resume, task, optimizer, accelerator, numbers)
+            if stopping:
+                interruption.leave(stopping, done.step)
+            bar.update(settings.batch_size)
     bar.close()
-    seconds = state["seconds"] + time.monotonic() - start
     rows = curves.close() if curves is not None else []
     return Result(
         steps=steps,
-        seconds=seconds,
-        images_per_second=steps * settings.batch_size / max(seconds, 1e-9),
+        seconds=seconds_so_far(),
+        images_per_second=steps * settings.batch_size / max(seconds_so_far(), 1e-9),
         rows=rows,
         alarm=monitors.alarm(rows),
         skipped=skipped,
     )
 
 
-@torch.no_grad()
-def finite(task: Task) -> Tensor:
-    """Whether all parameters are finite, bool []."""
-    return torch.stack([parameter.isfinite().all() for parameter in task.parameters()]).all()
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """Its rows in so many equal chunks."""
+    if parts == 1:
+        return [batch]
+    chunks = {name: x.chunk(parts) for name, x in batch.items()}
+    return [{name: x[i] for name, x in chunks.items()} for i in range(parts)]
 
 
 @torch.no_grad()
-def layer_norms(task: Task) -> dict[str, Tensor]:
-    """Gradient norms of the whole and of the backbone's first and last weight."""
-    gradients = [p.grad for p in task.parameters() if p.grad is not None]
-    weights = [p.grad for p in task.backbone.parameters() if p.grad is not None and p.ndim >= 2]
-    out = {"grad_norm": torch.stack([g.norm() for g in gradients]).norm()} if gradients else {}
-    return out | ({"grad_norm_first": weights[0].norm(), "grad_norm_last": weights[-1].norm()} if weights else {})
+def make_views(task: Task, batch: Batch, seed: int, progress: Progress, chunk: int, device: torch.device) -> Any:
+    """The views of a chunk, and torch's generator as it is to be while they go through the network."""
+    draw = Draw(seed, progress.epoch, batch["id"])  # on the CPU, so that the device's queue never waits
+    views = task.views({name: x.to(device, non_blocking=True) for name, x in batch.items()}, draw)
+    reseed(seed, progress.step, chunk)
+    return views
 
 
 def reading(output: Output, layers: Mapping[str, Tensor]) -> dict[str, float]:
@@ -219,24 +243,6 @@ def reading(output: Output, layers: Mapping[str, Tensor]) -> dict[str, float]:
     shared = mean_over_ranks(torch.stack([value.detach().double() for value in local.values()]))
     row = dict(zip(local, shared.tolist(), strict=True))
     return row | {name: value.item() for name, value in (dict(layers) | monitors.read(output.embeddings)).items()}
-
-
-def stop_if_not_finite(bad: Tensor, ids: Tensor, step: int, resume: Path) -> None:
-    """Stop before a bad state is saved. Reading `bad` is the only synchronisation with the device."""
-    worst = bad.clone()
-    if world() > 1:
-        torch.distributed.all_reduce(worst, torch.distributed.ReduceOp.MAX)
-    if worst < 0:
-        return
-    if rank():
-        time.sleep(60)  # the first process says it, and its end is the end of the others
-        raise SystemExit(1)
-    where = f"images {ids[:8].tolist()}..." if int(bad) == step else "see the curves"
-    kept = max((path.name for path in resume.glob("step-*.pt")), default="none")
-    raise UserError(
-        f"the loss is not finite at step {int(worst)} ({where}); last good checkpoint: {kept}. "
-        "Lower the method's optimizer.lr, set pretrain.clip_grad_norm, or use precision fp32"
-    )
 
 
 def in_eval_mode(task: Task, probe: Callable, accelerator: Any) -> dict[str, float]:

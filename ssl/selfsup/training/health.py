@@ -1,0 +1,57 @@
+"""Whether a run's numbers are still numbers, and how large its gradients are."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from selfsup.data.loader import Split, train_ids
+from selfsup.errors import UserError
+from selfsup.nn.distributed import rank, world
+from selfsup.task import Task
+
+NEVER = 2**62
+
+
+@torch.no_grad()
+def finite(task: Task) -> Tensor:
+    """Whether all parameters are finite, bool []."""
+    return torch.stack([parameter.isfinite().all() for parameter in task.parameters()]).all()
+
+
+@torch.no_grad()
+def layer_norms(task: Task) -> dict[str, Tensor]:
+    """Gradient norms of the whole and of the backbone's first and last weight."""
+    gradients = [p.grad for p in task.parameters() if p.grad is not None]
+    weights = [p.grad for p in task.backbone.parameters() if p.grad is not None and p.ndim >= 2]
+    out = {"grad_norm": torch.stack([g.norm() for g in gradients]).norm()} if gradients else {}
+    return out | ({"grad_norm_first": weights[0].norm(), "grad_norm_last": weights[-1].norm()} if weights else {})
+
+
+def stop_if_not_finite(bad: Tensor, split: Split, seed: int, batch_size: int, resume: Path) -> None:
+    """Stop before a bad state is saved. Reading `bad` is the only synchronisation with the device.
+
+    `bad` int64 [] is the first step of this process whose loss or weights were not finite, -1: none. Raises `UserError`
+    that names step, images and the last good checkpoint.
+    """
+    worst = torch.where(bad < 0, NEVER, bad)  # the first bad step of any process
+    if world() > 1:
+        torch.distributed.all_reduce(worst, torch.distributed.ReduceOp.MIN)
+    if worst == NEVER:
+        return
+    if rank():
+        time.sleep(60)  # the first process says it, and its end is the end of the others
+        raise SystemExit(1)
+    step = int(worst)
+    (ids,) = train_ids(split.samples, seed, batch_size, range(step, step + 1))
+    listed = resume / "not-finite.json"
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    names = {int(i): split.names[i] for i in ids}
+    listed.write_text(json.dumps({"step": step, "images": names}, indent=1) + "\n")
+    kept = max((path.name for path in resume.glob("step-*.pt")), default="none")
+    raise UserError(
+        f"the loss is not finite at step {step} (images {ids[:4].tolist()}..., all in {listed}); last good checkpoint: "
+        f"{kept}. Lower the method's optimizer.lr, set pretrain.clip_grad_norm, or use precision fp32"
+    )

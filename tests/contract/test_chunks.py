@@ -1,0 +1,52 @@
+"""A batch that goes through the network in chunks gives the gradients of the whole batch, for every method."""
+
+import pytest
+import torch
+
+from tests.contract.runs import dropped, steps_in_float64
+from tests.contract.test_processes import TOLERANCE, largest_difference
+from tests.helpers import METHODS, processes
+
+HEAD = {"layers": 1, "hidden": 32, "out": 16}  # nothing that normalises over the batch
+EXACT = {f"methods__{method}__backbone": "vit" for method in METHODS} | {
+    "methods__simclr__projector": HEAD,
+    "methods__byol__projector": HEAD,
+    "methods__byol__predictor": HEAD,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(hundred, tmp_path_factory):
+    return processes(1, steps_in_float64, METHODS, hundred, tmp_path_factory.mktemp("whole"), "", EXACT)
+
+
+@pytest.fixture(scope="module", params=[(1, 1), (1, 2), (2, 4)], ids=lambda p: f"{p[0]} processes, chunks of {p[1]}")
+def chunked(request, hundred, tmp_path_factory):
+    world, size = request.param
+    settings = EXACT | {"pretrain__chunk_size": size}
+    return processes(world, steps_in_float64, METHODS, hundred, tmp_path_factory.mktemp("chunked"), "", settings)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_chunks_equal_the_whole_batch(whole, chunked, method):
+    name, difference = largest_difference(whole[method], chunked[method])
+    assert difference < TOLERANCE, name
+
+
+def test_batch_norm_takes_its_statistics_chunk_by_chunk_on_any_number_of_processes(hundred, tmp_path):
+    settings = {"pretrain__chunk_size": 8}
+    runs = [
+        processes(world, steps_in_float64, ["simclr", "supervised"], hundred, tmp_path / str(world), "", settings)
+        for world in (1, 2)
+    ]
+    plain = processes(1, steps_in_float64, ["simclr", "supervised"], hundred, tmp_path / "plain")
+    for method in plain:
+        assert largest_difference(runs[0][method], runs[1][method])[1] < TOLERANCE
+        assert largest_difference(runs[0][method], plain[method])[1] > 1e3 * TOLERANCE
+        counts = {x.item() for name, x in runs[0][method].items() if name.endswith("num_batches_tracked")}
+        assert counts == {3 * 4}, "steps x chunks: the pass without graph leaves running statistics alone"
+
+
+def test_both_passes_drop_the_same_units(hundred):
+    found, expected = processes(1, dropped, hundred, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-14)

@@ -1,0 +1,110 @@
+"""Signals and lost processes: a checkpoint at once, an end in time with the culprit's name, then the same bits."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.helpers import ROOT
+from tests.stages.test_pretrain import stage, workspace
+
+RUN = {"method": "rotation", "pretrain__epochs": 2, "pretrain__batch_size": 8, "pretrain__checkpoint_every": 10**6}
+PER_EPOCH = 161  # of the digits' 1,293 training images
+
+
+def start(folder: Path, **environment: str) -> subprocess.Popen:
+    """Pretraining under way in a session of its own, past its first steps."""
+    running = subprocess.Popen(
+        [sys.executable, str(ROOT / "stages/pretrain.py")],
+        cwd=folder, env=os.environ | environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    while not any(path.stat().st_size for path in folder.glob(".resume/*/curves.jsonl")):
+        assert running.poll() is None, running.communicate()[1]
+        time.sleep(0.02)
+    return running
+
+
+def family(running: subprocess.Popen) -> list[psutil.Process]:
+    return [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
+
+
+def worker(running: subprocess.Popen, rank: int) -> psutil.Process:
+    return next(p for p in family(running) if p.environ().get("RANK") == str(rank))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "models/pretrained/task.safetensors")
+
+
+@pytest.fixture(scope="module")
+def quiet(shards, tmp_path_factory):
+    """Weights of runs that nobody disturbed, by the number of processes."""
+    out = {}
+    for world in ("1", "2"):
+        folder = workspace(tmp_path_factory.mktemp(f"quiet{world}"), shards, **RUN)
+        assert stage(folder, "pretrain", NPROC=world).returncode == 0
+        out[world] = weights(folder)
+    return out
+
+
+def finish(folder: Path, world: str, quiet: dict) -> None:
+    done = stage(folder, "pretrain", NPROC=world)
+    assert done.returncode == 0, done.stderr
+    found = weights(folder)
+    assert all(torch.equal(x, found[name]) for name, x in quiet[world].items())
+
+
+@pytest.mark.parametrize("world", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_signal_writes_a_checkpoint_at_once(shards, tmp_path, quiet, world, number):
+    folder = workspace(tmp_path, shards, **RUN)
+    running = start(folder, NPROC=world)
+    members, asked = family(running), time.monotonic()
+    (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)  # a terminal sends Ctrl-C to all
+    said = running.communicate(timeout=60)[1]
+    assert time.monotonic() - asked < 10
+    assert running.returncode == 128 + number and "Traceback" not in said
+    step = int(re.search(rf"stopped by {number.name} after step (\d+), checkpoint written", said)[1])
+    assert step % PER_EPOCH
+    assert [path.name[:14] for path in folder.glob(".resume/*/step-*.pt")] == [f"step-{step:09d}"]
+    assert not [p for p in members if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    finish(folder, world, quiet)
+
+
+def test_a_process_that_does_not_answer_is_named_and_ended(shards, tmp_path, quiet):
+    folder = workspace(tmp_path, shards, **RUN)
+    running = start(folder, NPROC="2", RANK_TIMEOUT="4")
+    members, asked = family(running), time.monotonic()
+    worker(running, 1).suspend()
+    said = running.communicate(timeout=120)[1]
+    assert time.monotonic() - asked < 4 + 5 + 10
+    assert running.returncode == 1 and "Traceback" not in said
+    assert "error: process 1 did not answer for RANK_TIMEOUT" in said
+    assert not [p for p in members if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    finish(folder, "2", quiet)
+
+
+def test_the_launchers_death_ends_the_workers(shards, tmp_path, quiet):
+    folder = workspace(tmp_path, shards, **RUN)
+    running = start(folder, NPROC="2")
+    members = family(running)
+    running.kill()
+    running.communicate()
+    gone, alive = psutil.wait_procs(members[1:], timeout=15)
+    assert len(gone) >= 3 and not alive
+    finish(folder, "2", quiet)
+
+
+@pytest.mark.parametrize("seconds", ["0", "soon"])
+def test_nonsense_in_rank_timeout(hundred, tmp_path, seconds):
+    done = stage(workspace(tmp_path, hundred), "pretrain", RANK_TIMEOUT=seconds)
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith(f"error: RANK_TIMEOUT={seconds}")
