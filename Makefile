@@ -8,6 +8,7 @@ PORT ?= 5000
 check_python = $(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	{ echo "Python 3.11 or newer is needed: install it, or name it: make env PYTHON=/path/to/python3.12" >&2; exit 1; }
 JOBS ?= 2
+MINUTES ?= 60
 
 # Stages call `python` and `dvc`: those of .venv. MLflow and DVC report to nobody.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -16,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 
-.PHONY: help env reproduce test lint lint-docker ui lock clean
+.PHONY: help env reproduce test kills soak lint lint-docker ui lock clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -42,6 +43,12 @@ reproduce: env  ## run the stages whose inputs have changed; NPROC=2 for two pro
 
 test: env  ## run the tests, JOBS=2 processes at a time
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(JOBS) --dist loadfile
+
+kills: env  ## kill every stage 20 times at random moments and compare what it writes: about an hour
+	.venv/bin/python -m tests.soak.kills --jobs $(JOBS)
+
+soak: env  ## train for MINUTES (60) while processes are killed, stopped and interrupted
+	.venv/bin/python -m tests.soak.soak --minutes $(MINUTES)
 
 lint: env  ## check style and types
 	.venv/bin/ruff check .
