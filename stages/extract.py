@@ -30,6 +30,7 @@ def work(params, count: int) -> None:
 
     from selfsup.evaluation.extraction import write_feature_set
     from selfsup.evaluation.label_free import label_free
+    from selfsup.files import replaced
     from selfsup.training.build import build_task, method_params
     from selfsup.training.loop import make_accelerator
     from selfsup.training.session import open_splits
@@ -48,8 +49,8 @@ def work(params, count: int) -> None:
         if accelerator.is_main_process:
             test = np.load(folder / "test.npy", mmap_mode="r")
             metrics = {"images_per_second": meta["images_per_second"], "test": label_free(test, params.seed)}
-            Path("metrics").mkdir(exist_ok=True)
-            Path("metrics/extract.json").write_text(json.dumps(metrics, indent=2) + "\n")
+            with replaced(Path("metrics/extract.json")) as new:
+                new.write_text(json.dumps(metrics, indent=2) + "\n")
             run.metrics(metrics["test"], 0)
             print(f"features: {meta['width']} numbers an image, {meta['images_per_second']:.0f} images/s")
 

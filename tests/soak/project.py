@@ -147,7 +147,7 @@ def left_behind(mark: str, known: list[psutil.Process]) -> list[str]:
 
 
 def files(folder: Path, names: tuple[str, ...] = ()) -> dict[str, tuple[int, int]]:
-    """Modification time in ns and size of each file below `names`, by path; of all but the code and locks by default."""
+    """Modification time in ns and size of each file below `names`, by path; default: of all but the code and locks."""
     found = {}
     for name in names or sorted({entry.name for entry in folder.iterdir()} - {"ssl", "stages"}):
         place = folder / name

@@ -12,6 +12,7 @@ from selfsup.data.sources import SPLITS, Samples, Source, open_source
 from selfsup.data.splits import held_out, kept, random_keys
 from selfsup.data.writer import Job, run
 from selfsup.errors import UserError
+from selfsup.files import replaced
 from selfsup.params import Data
 
 
@@ -22,28 +23,13 @@ def write(data: Data, seed: int, folder: Path | str, processes: int | None = Non
     kill leaves what was there before. The bytes do not depend on the number of processes (None: one a core).
     Raises `UserError`.
     """
-    folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed run
-    partial.mkdir(parents=True)
-    try:
+    with replaced(Path(folder)) as partial:
+        partial.mkdir()
         source = open_source(data, partial / "scratch")
         splits = plan(source, data, seed)
         index = _write_splits(source, splits, data, seed, partial, processes or _cores())
         shutil.rmtree(partial / "scratch", ignore_errors=True)
-        _replace(folder, partial)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return index
-
-
-def _replace(folder: Path, new: Path) -> None:
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _cores() -> int:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from selfsup.data.loader import Split, ordered_batches
+from selfsup.files import beside, replaced
 from selfsup.nn.distributed import rank, sum_over_ranks, world
 from selfsup.views.recipe import centre_view
 
@@ -50,8 +52,10 @@ def encode(encoder: nn.Module, split: Split, device: torch.device, size: int) ->
     return sum_over_ranks(out)
 
 
-def write_features(encoder: nn.Module, split: Split, device: torch.device, size: int, path: Path, title: str) -> None:
-    """Write a split's pooled features as float32 [N D] to the `.npy` file `path`, in parts: memory is bounded."""
+def write_features(encoder: nn.Module, split: Split, device: torch.device, size: int, path: Path, title: str) -> int:
+    """Write a split's pooled features as float32 [N D] to the `.npy` file `path`, in parts: memory is bounded.
+
+    Returns D."""
     path.parent.mkdir(parents=True, exist_ok=True)
     array: np.memmap | None = None
     bar = tqdm(total=split.samples, unit="img", unit_scale=True, desc=title, disable=rank() != 0)
@@ -62,11 +66,12 @@ def write_features(encoder: nn.Module, split: Split, device: torch.device, size:
         bar.update(len(pooled) * world())
     bar.close()
     if array is None:
-        _shared_array(path, split.samples, 0)
+        array = _shared_array(path, split.samples, 0)
     else:
         array.flush()
     if world() > 1:
         torch.distributed.barrier()
+    return array.shape[1]
 
 
 def _shared_array(path: Path, rows: int, width: int) -> np.memmap:
@@ -83,14 +88,16 @@ def write_feature_set(
 ) -> dict[str, Any]:
     """Features of all splits and their `meta.json` in `folder`; returns what the meta file says, and timings."""
     start = time.monotonic()
-    for name, split in splits.items():
-        write_features(encoder, split, device, size, folder / f"{name}.npy", f"features {folder.name} {name}")
-    seconds = time.monotonic() - start
-    images = sum(split.samples for split in splits.values())
-    width = int(np.load(folder / "train.npy", mmap_mode="r").shape[1])
-    meta = facts | {"width": width}
-    if rank() == 0:  # without timings: equal features are equal outs
-        (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+    with replaced(folder) if rank() == 0 else nullcontext(beside(folder)) as new:
+        for name, split in splits.items():
+            width = write_features(encoder, split, device, size, new / f"{name}.npy", f"features {folder.name} {name}")
+        seconds = time.monotonic() - start
+        images = sum(split.samples for split in splits.values())
+        meta = facts | {"width": width}
+        if rank() == 0:  # without timings: equal features are equal outs
+            (new / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+    if world() > 1:
+        torch.distributed.barrier()  # the folder is in its place for all
     return meta | {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
 
 

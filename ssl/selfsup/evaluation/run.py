@@ -13,6 +13,7 @@ import numpy as np
 
 from selfsup.evaluation.features import FeatureSet, find
 from selfsup.evaluation.result import Result, Splits
+from selfsup.files import replaced
 from selfsup.params import Evaluation, Params
 
 PROTOCOLS = sorted(set(Evaluation.model_fields) - {"protocols"})
@@ -32,13 +33,13 @@ def evaluate(protocol: str, params: Params) -> dict[str, Any]:
     train, validation, test = (open_split("data/shards", split, data) for split in Splits._fields)
     labels = Splits(train.labels, validation.labels, test.labels)
     metrics_path, folder = Path(f"metrics/evaluate/{protocol}.json"), Path(f"evaluations/{protocol}")
-    metrics_path.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
 
     reason = insufficient(labels)
     if reason:
         print(f"{protocol}: skipped, {reason}")
-        _write_json(folder / "details.json", {"skipped": reason})
+        with replaced(folder) as new:
+            new.mkdir()
+            _write_json(new / "details.json", {"skipped": reason})
         return _write_json(metrics_path, {protocol: {"skipped": reason}})
     sets, missing = find("features", params.baselines)
     results = {}
@@ -47,7 +48,9 @@ def evaluate(protocol: str, params: Params) -> dict[str, Any]:
         print(f"{protocol}: {one.title}: {_line(results[one.row].metrics)}", flush=True)
     for row, why in missing.items():
         print(f"{protocol}: {row}: left out, {why}")
-    write_outcomes(folder, sets, missing, results, labels, train.classes)
+    with replaced(folder) as new:
+        new.mkdir()
+        write_outcomes(new, sets, missing, results, labels, train.classes)
     rows = {row: result.metrics for row, result in results.items()}
     return _write_json(metrics_path, {protocol: {"features": module.FEATURES, **rows}})
 
@@ -111,7 +114,8 @@ def _line(metrics: dict[str, float]) -> str:
 
 def _write_json(path: Path, value: dict[str, Any]) -> dict[str, Any]:
     """Write and return `value`."""
-    path.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with replaced(path) as new:
+        new.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return value
 
 

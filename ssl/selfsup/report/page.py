@@ -14,6 +14,7 @@ import numpy as np
 
 from selfsup.evaluation.features import FeatureSet, find
 from selfsup.evaluation.label_free import label_free
+from selfsup.files import replaced
 from selfsup.report import charts, pictures
 from selfsup.report.scores import NAMES, Scores, columns, confusions, headline, read_scores
 
@@ -40,8 +41,8 @@ def write_report(params: Params, path: Path, views: bytes | None = None) -> None
     environment.filters["svg"] = Markup  # drawn by charts.py, which escapes the text in it
     sheet = pictures.data_uri(views) if views else None
     page = environment.get_template("page.html").render(**contents(params), views=sheet)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    with replaced(path) as new:
+        new.write_text(page, encoding="utf-8")
 
 
 def contents(params: Params) -> dict[str, Any]:
