@@ -177,7 +177,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
             logging = step % settings.log_every == 0 or step + 1 == steps or probing
             layers = layer_norms(task) if logging else {}
             if settings.clip_grad_norm is not None:
-                accelerator.clip_grad_norm_(task.parameters(), settings.clip_grad_norm)
+                nn.utils.clip_grad_norm_(task.parameters(), settings.clip_grad_norm)  # unscaled above
             task.before_step(progress)
             lr = apply_schedules(optimizer, plan.optimizer, progress)
             optimizer.step()
