@@ -28,9 +28,10 @@ sys.path.insert(0, str(ROOT / "ssl"))
 
 
 def arguments(doc: str | None, result: str) -> argparse.ArgumentParser:
-    """A parser with `--out`, the file under benchmarks/results that the benchmark writes."""
+    """A parser with `--out`, by default `result` under benchmarks/results, or None when its name has a <blank>."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=RESULTS / result, help=f"default: benchmarks/results/{result}")
+    default = None if "<" in result else RESULTS / result
+    parser.add_argument("--out", type=Path, default=default, help=f"default: benchmarks/results/{result}")
     return parser
 
 

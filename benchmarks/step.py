@@ -1,11 +1,14 @@
-"""Images/s of a whole SimCLR step: ours from shards, lightly's components in its documented loop, the bare network.
+"""Images/s of a whole training step: ours from shards, lightly's components in its documented loop, the bare network.
 
-    uv pip install -e .[bench]
-    python benchmarks/step.py                     # writes benchmarks/results/step.md
+    uv pip install -e ".[bench]"
+    python benchmarks/step.py                       # writes benchmarks/results/step-simclr.md
+    python benchmarks/step.py --method byol
+    python benchmarks/step.py --networks ResNet-18 ResNet-50 --precision bf16 --compile --workers 16     # on a GPU
 
-All three do the same work on the same JPEG files: the same network, batch, views, optimiser, memory format and threads.
-They take turns in one process, so that a machine that slows down slows all of them; what is reported is the median over
-rounds and the ratio round by round. The bare network steps on one constant tensor: no data, no views, no monitors.
+All three do the same work on the same JPEG files: the same network, batch, views, optimiser, memory format, precision
+and threads. They take turns in one process; ratios are of the same round. Ours is the project's own loop with its
+curves, monitors and checkpoints; lightly's DataLoader has a worker a core (`--workers`) that live through all epochs.
+The bare network does forward, loss, backward, optimiser and moving average on constant views: no data, no monitors.
 """
 
 from __future__ import annotations
@@ -18,185 +21,149 @@ from functools import partial
 from pathlib import Path
 
 import common
-import numpy as np
 import torch
-from PIL import Image
-from ruamel.yaml import YAML
+from workload import NETWORKS, Lightly, image_folder, make_images, parameters
 
 from selfsup.data.shards import write
-from selfsup.methods.simclr import nt_xent
 from selfsup.params import Params
-from selfsup.strict import parse
-from selfsup.task import Task
+from selfsup.task import Progress
 from selfsup.training.build import build_task, method_params
 from selfsup.training.loop import Plan, train
 from selfsup.training.optimizers import build_optimizer
 from selfsup.training.session import open_splits
 
-FLIP, CROP, JITTER, GREY = 0.5, (0.2, 1.0), (0.4, 0.4, 0.4, 0.1), 0.2
-NETWORKS = {
-    "ResNet-9 width 8": {"name": "resnet9", "small_stem": False, "options": {"width": 8}},
-    "ResNet-9 width 16": {"name": "resnet9", "small_stem": False, "options": {"width": 16}},
-    "ResNet-18": {"name": "resnet18", "small_stem": True, "options": {}},
-}
-
-
-def make_images(folder: Path, count: int, size: int) -> None:
-    """Smooth random JPEGs in two class folders: decoding and augmenting cost what they cost for photographs."""
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        path = folder / "images" / f"class{i % 2}" / f"{i:06d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8))
-        coarse.resize((size, size), Image.Resampling.BICUBIC).save(path, quality=90)
-
-
-def parameters(folder: Path, network: dict, size: int, batch: int, steps: int, count: int) -> Params:
-    values = YAML(typ="safe", pure=True).load(common.ROOT / "params.yaml")
-    values["method"] = "simclr"
-    values["methods"]["simclr"]["optimizer"] = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}
-    values["data"] |= {"source": "image_folder", "path": str(folder / "images"), "image_size": size, "cache": "memory"}
-    values["backbones"]["conv"] = network
-    brightness, contrast, saturation, hue = JITTER
-    values["views"] |= {"crop_scale": list(CROP), "flip": FLIP, "grey": GREY, "blur": [0.0, 0.0]}
-    values["views"]["jitter"] = {
-        "p": 0.8, "brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue,
-    }  # fmt: skip
-    per_epoch = int(count * 0.72) // batch  # training images are 72 % of all
-    epochs = -(-steps // max(per_epoch, 1))
-    values["pretrain"] |= {"batch_size": batch, "epochs": epochs, "warmup_epochs": 0.0, "precision": "fp32"}
-    values["pretrain"] |= {"log_every": 10, "knn_every": 0}
-    return parse(Params, values)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Stop(Exception):
     """Enough steps were timed."""
 
 
-def ours(params: Params, folder: Path, steps: int, warmup: int) -> float:
-    """Seconds a step of the project's own loop, monitors and checkpoints of an epoch included."""
+class Clock:
+    """Times the steps between its ticks: none of the warm-up, then until both are enough, seconds and steps."""
+
+    def __init__(self, seconds: float, warmup: int, steps: int = 3):
+        self.seconds, self.warmup, self.steps = seconds, warmup, steps
+        self.ticks, self.start, self.step = 0, 0.0, 0.0
+
+    def tick(self) -> None:
+        """The end of a step. Raises `Stop`."""
+        self.ticks += 1
+        timed = self.ticks - self.warmup
+        if timed == 0 and DEVICE == "cuda":
+            torch.cuda.synchronize()
+        if timed == 0:
+            self.start = time.perf_counter()
+        if timed >= self.steps and time.perf_counter() - self.start >= self.seconds:
+            if DEVICE == "cuda":
+                torch.cuda.synchronize()
+            self.step = (time.perf_counter() - self.start) / timed
+            raise Stop
+
+
+def ours(params: Params, folder: Path, clock: Clock) -> None:
+    """The project's own loop on shards in `folder`, images decoded already, as in every epoch but the first."""
     split = open_splits(params.data, folder / "shards", verified=True)["train"]
-    split.gather([0])  # decode before the clock starts, as in every epoch but the first
-    task = build_task(params, "simclr", "conv", split)
-    times: list[float] = []
+    split.gather([0])
+    task = build_task(params, params.method, "conv", split)
     after = task.after_step
 
     def timed(carry, progress) -> None:
         after(carry, progress)
-        times.append(time.perf_counter())
-        if len(times) > warmup + steps:
-            raise Stop
+        clock.tick()
 
     task.after_step = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as resume:
-        plan = Plan(0, params.pretrain, method_params(params, "simclr").optimizer, Path(resume))
-        with contextlib.suppress(Stop):
-            train(task, split, params.data.image_size, plan)
-    return (times[-1] - times[warmup]) / (len(times) - 1 - warmup)
+        plan = Plan(0, params.pretrain, method_params(params, params.method).optimizer, Path(resume))
+        train(task, split, params.data.image_size, plan)
 
 
-def network_and_optimizer(params: Params, folder: Path) -> tuple[Task, torch.optim.Optimizer]:
+def bare(params: Params, folder: Path, clock: Clock) -> None:
+    """Forward, loss, backward, optimiser and moving average on constant views."""
     split = open_splits(params.data, folder / "shards", verified=True)["train"]
-    task = build_task(params, "simclr", "conv", split).to(memory_format=torch.channels_last)
-    return task, build_optimizer(task.groups(), method_params(params, "simclr").optimizer, lambda p: 0.1)
-
-
-def bare(params: Params, folder: Path, steps: int, warmup: int) -> float:
-    """Seconds a step of network, loss and optimiser on one constant batch of both views."""
-    task, optimizer = network_and_optimizer(params, folder)
+    task = build_task(params, params.method, "conv", split).to(DEVICE, memory_format=torch.channels_last)
+    if params.pretrain.compile:
+        task.backbone.compile()
+    optimizer = build_optimizer(task.groups(), method_params(params, params.method).optimizer, lambda p: 0.1)
     size, batch = params.data.image_size, params.pretrain.batch_size
-    x = torch.rand(2 * batch, 3, size, size).to(memory_format=torch.channels_last)
-
-    def step(_: object) -> None:
-        a, b = task.projector(task.backbone(x)["pooled"]).chunk(2)
-        nt_xent(a, b, 0.2).backward()
+    views = torch.rand(2 * batch, 3, size, size, device=DEVICE).to(memory_format=torch.channels_last)
+    constant = views if params.method == "simclr" else views.chunk(2)
+    while True:
+        progress = Progress(clock.ticks, 1000, 1000)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=params.pretrain.precision == "bf16"):
+            output = task(constant, progress)
+        output.loss.backward()
         optimizer.step()
+        task.after_step(output.carry, progress)
         optimizer.zero_grad()
-
-    return clock(step, iter(int, 1), steps, warmup)
-
-
-def lightly(params: Params, folder: Path, steps: int, warmup: int) -> float:
-    """Seconds a step of lightly's data set, transform, head and loss in the loop of its SimCLR example."""
-    from lightly.data import LightlyDataset
-    from lightly.loss import NTXentLoss
-    from lightly.models.modules import SimCLRProjectionHead
-    from lightly.transforms import SimCLRTransform
-
-    task, _ = network_and_optimizer(params, folder)
-    head = method_params(params, "simclr").projector  # type: ignore[attr-defined]
-    projector = SimCLRProjectionHead(task.backbone.width, head.hidden, head.out)
-    optimizer = torch.optim.SGD([*task.backbone.parameters(), *projector.parameters()], lr=0.1, momentum=0.9)
-    brightness, contrast, saturation, hue = JITTER
-    transform = SimCLRTransform(
-        input_size=params.data.image_size, cj_bright=brightness, cj_contrast=contrast, cj_sat=saturation, cj_hue=hue,
-        cj_strength=1.0, min_scale=CROP[0], random_gray_scale=GREY, gaussian_blur=0.0, hf_prob=FLIP,
-    )  # fmt: skip
-    dataset = LightlyDataset(str(folder / "images"), transform=transform)
-    loader = torch.utils.data.DataLoader(
-        dataset,
-        batch_size=params.pretrain.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=torch.get_num_threads(),
-    )
-    criterion = NTXentLoss(temperature=0.2)
-
-    def batches() -> Iterator:
-        while True:
-            yield from loader
-
-    def step(batch: object) -> None:
-        (x0, x1), *_ = batch  # type: ignore[misc]
-        x0, x1 = (x.to(memory_format=torch.channels_last) for x in (x0, x1))
-        loss = criterion(projector(task.backbone(x0)["pooled"]), projector(task.backbone(x1)["pooled"]))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return clock(step, batches(), steps, warmup)
+        clock.tick()
 
 
-def clock(step: Callable, batches: Iterator, steps: int, warmup: int) -> float:
-    for _ in range(warmup):
-        step(next(batches))
-    start = time.perf_counter()
-    for _ in range(steps):
-        step(next(batches))
-    return (time.perf_counter() - start) / steps
+def lightly(params: Params, folder: Path, workers: int, clock: Clock) -> None:
+    split = open_splits(params.data, folder / "shards", verified=True)["train"]
+    loop = Lightly(params, split, folder / "images", workers, steps=100_000, device=DEVICE)
+    for batch in loop.batches():
+        loop.step(batch)
+        clock.tick()
+
+
+def speed(arm: Callable, batch: int, seconds: float, warmup: int, *values: object) -> float:
+    """Images/s of `arm`, which steps until the clock stops it."""
+    clock = Clock(seconds, warmup)
+    with contextlib.suppress(Stop):
+        arm(*values, clock)
+    return batch / clock.step
+
+
+def rows(args, folder: Path) -> Iterator[list[str]]:
+    for name in args.networks:
+        batch = args.small_batch if DEVICE == "cpu" and name in ("ResNet-18", "ResNet-50") else args.batch
+        params = parameters(
+            image_folder(folder / "images", args.size), args.method, NETWORKS[name], batch_size=batch,
+             epochs=1000, precision=args.precision, compile=args.compile, log_every=10,
+        )  # fmt: skip
+        if not (folder / "shards").exists():
+            write(params.data, 0, folder / "shards")
+        timing = (batch, args.seconds, args.warmup, params, folder)
+        arms = {
+            "ours": partial(speed, ours, *timing),
+            "lightly": partial(speed, lightly, *timing, args.workers),
+            "bare": partial(speed, bare, *timing),
+        }
+        speeds = common.alternate(arms, args.rounds, name)
+        over = [common.ratios(speeds["ours"], speeds[other]) for other in ("lightly", "bare")]
+        yield [name, batch, *map(common.spread, speeds.values()), *(common.spread(each, 2) for each in over)]
 
 
 def main() -> None:
-    parser = common.arguments(__doc__, "step.md")
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["ResNet-9 width 8", "ResNet-9 width 16"])
+    parser = common.arguments(__doc__, "step-<method>.md")
+    parser.add_argument("--method", choices=("simclr", "byol"), default="simclr")
+    small = ["ResNet-9 w4", "ResNet-9 w8", "ResNet-9 w16", "ViT w96 d3", "ResNet-18"]
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=small)
     parser.add_argument("--size", type=int, default=32, help="pixels")
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--images", type=int, default=4096)
-    parser.add_argument("--steps", type=int, default=15, help="timed steps a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--small-batch", type=int, default=32, help="of ResNet-18 and -50 without a GPU")
+    parser.add_argument("--images", type=int, default=8192)
+    parser.add_argument("--seconds", type=float, default=4, help="timed a round, at least three steps")
+    parser.add_argument("--warmup", type=int, default=4, help="steps before the clock starts")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=common.cores(), help="of lightly's DataLoader")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
-    rows, warmup = [], 5
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        make_images(folder, args.images, args.size)
-        for network in args.networks:
-            params = parameters(folder, NETWORKS[network], args.size, args.batch, args.steps + warmup + 2, args.images)
-            if not (folder / "shards").exists():
-                write(params.data, 0, folder / "shards")
-            arms = {
-                name: partial(lambda arm, params: args.batch / arm(params, folder, args.steps, warmup), arm, params)
-                for name, arm in {"ours": ours, "lightly": lightly, "bare": bare}.items()
-            }
-            speeds = common.alternate(arms, args.rounds, network)
-            times = [common.ratios(speeds["ours"], speeds[other]) for other in ("lightly", "bare")]
-            rows.append([network, *map(common.spread, speeds.values()), *(common.spread(each, 2) for each in times)])
+        make_images(Path(scratch, "images"), args.images, args.size)
+        found = list(rows(args, Path(scratch)))
     text = (
-        f"{args.size} px, batch {args.batch}, two views an image, {args.steps} steps a round after {warmup} of "
-        f"warm-up, {args.rounds} rounds in turn; images/s, median (minimum to maximum)."
+        f"Images/s, median (minimum to maximum) of {args.rounds} rounds of at least {args.seconds:g} s and three "
+        f"steps, after {args.warmup} steps of warm-up. Two views an image of {args.size} px, {args.precision}"
+        f"{', compiled' * args.compile}, channels_last, {torch.get_num_threads()} threads, {args.workers} workers for "
+        "lightly."
     )
-    head = ["network", "ours, from shards", "lightly, documented loop", "bare network", "ours / lightly", "ours / bare"]
-    versions = common.conditions("torch", "torchvision", "lightly", "timm")
-    common.write(args.out, "A whole SimCLR step", text, versions, common.table(head, rows))
+    head = ["network", "batch", "ours, from shards", "lightly", "bare network", "ours / lightly", "ours / bare"]
+    where = common.conditions("torch", "torchvision", "lightly", "timm")
+    out = args.out or common.RESULTS / f"step-{args.method}.md"
+    common.write(out, f"A whole {args.method} step", text, where, common.table(head, found))
 
 
 if __name__ == "__main__":
