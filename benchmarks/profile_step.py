@@ -64,7 +64,8 @@ def waiting(batches: Callable) -> Callable:
 def label_everything(method: str) -> None:
     _, task = methods.find(method)
     places = [(label, *place) for label, found in PARTS.items() for place in found]
-    places += [("views", task, "views"), ("forward", task, "forward"), ("moving average", task, "after_step")]
+    places += [("views", task, "views"), ("forward", task, "forward"), ("forward", task, "embed")]
+    places += [("moving average", task, "after_step")]
     places += [("backward", torch.Tensor, "backward"), ("optimiser", torch.optim.SGD, "step")]
     for label, owner, name in places:
         if hasattr(owner, name):

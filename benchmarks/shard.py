@@ -22,7 +22,6 @@ import common
 import numpy as np
 import psutil
 from PIL import Image
-from workload import image_folder, parameters
 
 from selfsup.data.shards import write
 from selfsup.params import Data
@@ -30,7 +29,7 @@ from selfsup.params import Data
 PER_FOLDER = 50_000  # links to one file that file systems allow: ext4 has 65,000
 
 
-def make_links(root: Path, count: int, size: int = 8) -> dict:
+def make_links(root: Path, count: int, size: int = 8) -> None:
     """A folder of `count` images in ten class folders."""
     rng = np.random.default_rng(0)
     for i in range(count):
@@ -42,7 +41,6 @@ def make_links(root: Path, count: int, size: int = 8) -> dict:
         else:
             origin = root / f"class{i % 10}" / folder.name / f"{i // PER_FOLDER * PER_FOLDER + i % 10:09d}.png"
             os.link(origin, folder / f"{i:09d}.png")
-    return image_folder(root, size)
 
 
 def shard(data: Data, folder: Path, processes: int) -> tuple[float, float, float]:
@@ -71,10 +69,13 @@ def main() -> None:
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3, help="of the smallest count; larger ones run once")
     args = parser.parse_args()
+    from workload import image_folder, parameters  # late: the processes that write shards import this file too
+
     rows: list[list] = []
     for count in sorted(args.counts):
         with tempfile.TemporaryDirectory() as scratch:
-            data = parameters(make_links(Path(scratch, "images"), count)).data
+            make_links(Path(scratch, "images"), count)
+            data = parameters(image_folder(Path(scratch, "images"), 8)).data
             found: dict[int, list] = {processes: [] for processes in args.processes}
             for _ in range(args.rounds if count == min(args.counts) else 1):
                 for processes, values in found.items():
