@@ -137,7 +137,7 @@ def main() -> None:
         rows.append([name, *cells, *(common.spread(each, 1) for each in (*times, whole))])
     text = (
         f"SimCLR, {args.network}, {split.samples:,} images of 28 px, batch {args.batch}, {args.epochs} epochs, reading "
-        f"at every {args.every} steps (kNN, k = 20, {BANK:,} training against {QUERIES:,} validation images, outside the "
+        f"at every {args.every} steps (kNN, k = 20, {BANK:,} training against {QUERIES:,} validation images, off the "
         f"clock), seeds {args.seeds}."
     )
     head = ["loop", "first reading, %", "last, %", "s to 95 % of the last", "s to 99 %", "s in all"]
