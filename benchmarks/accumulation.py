@@ -45,7 +45,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        data = image_folder(make_images(folder / "images", max(args.batches) * 21 // 20, args.size), args.size)
+        data = image_folder(make_images(folder / "images", max(args.batches) * 11 // 10, args.size), args.size)
         for batch in args.batches:
             held: dict[str, list[float]] = {"whole": [], "chunks": []}
 

@@ -39,11 +39,10 @@ def fashion(folder: Path | None, width: str, **pretrain) -> Params:
     data = {"source": "torchvision", "name": "FashionMNIST", "path": path, "image_size": 28}
     data |= {"limit": 10_000, "validation": 0.1}
     params = parameters(data, "simclr", NETWORKS[width], **pretrain)
-    params.views.crop_scale, params.views.grey = [0.3, 1.0], 0.0
-    params.views.jitter = params.views.jitter.model_copy(
-        update={"brightness": 0.8, "contrast": 0.8, "saturation": 0.0, "hue": 0.0}
-    )
-    return params
+    colours = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.0, "hue": 0.0}
+    jitter = params.views.jitter.model_copy(update=colours)
+    views = params.views.model_copy(update={"crop_scale": [0.3, 1.0], "grey": 0.0, "jitter": jitter})
+    return params.model_copy(update={"views": views})
 
 
 class Readings:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from selfsup.data.index import SCHEMA, Index, Shard, Statistics, write_index
+from selfsup.data.names import Names
 from selfsup.data.sources import SPLITS, Samples, Source, open_source
 from selfsup.data.splits import held_out, kept, random_keys
 from selfsup.data.writer import Job, run
@@ -63,8 +64,11 @@ def plan(source: Source, data: Data, seed: int) -> dict[str, Samples]:
 
 
 def _take(samples: Samples, numbers: np.ndarray) -> Samples:
-    chosen = [samples.names[number] for number in numbers]
-    return Samples(chosen, samples.labels[numbers], [samples.refs[number] for number in numbers])
+    names, refs = (
+        values[numbers] if isinstance(values, Names) else [values[number] for number in numbers]
+        for values in (samples.names, samples.refs)
+    )
+    return Samples(names, samples.labels[numbers], refs)
 
 
 def _check_classes(labels: Mapping[str, Sequence[int] | np.ndarray], classes: list[str], remedy: str) -> None:

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from selfsup.data import decode
+from selfsup.data.names import Names, text
 from selfsup.errors import UserError
 from selfsup.params import Data
 
@@ -25,7 +26,7 @@ _FOLDERS = {"train": "train", "test": "test", "val": "validation", "valid": "val
 class Samples:
     """One split of a source, in the source's own order."""
 
-    names: list[str]  # file names as the user knows them; the extension tells the format
+    names: Sequence[str]  # file names as the user knows them; the extension tells the format
     labels: np.ndarray  # int64 [N], -1: none
     refs: Sequence[Any] | np.ndarray  # what `Source.read` takes
 
@@ -95,30 +96,25 @@ def image_folder(root: Path, labelled: bool = True) -> Source:
         raise UserError(f"data.path: no folder {root}; mend the path")
     if not root.is_dir():
         raise UserError(f"data.path: {root} is a file; unpack it and name the folder")
-    found: dict[str, list[str]] = {}
     folders = _split_folders(root)
-    for split, folder in folders.items() or [("train", "")]:
-        found[split] = [f"{folder}/{name}" if folder else name for name in list_images(root / folder)]
+    found = {split: Names(_list(root, folder)) for split, folder in (folders or {"train": ""}).items()}
+    known: list[str] = []
+    labels = {split: np.full(len(names), -1) for split, names in found.items()}
     if labelled:
-        classes = {split: [_class_of(name, folders.get(split, "")) for name in names] for split, names in found.items()}
-        known = sorted({name for names in classes.values() for name in names} - {""})
+        known = sorted({_class_of(name, folders.get(split, "")) for split, names in found.items() for name in names})
+        known = [name for name in known if name]
         number = {"": -1} | {name: label for label, name in enumerate(known)}
-        labels = {split: np.array([number[name] for name in names], np.int64) for split, names in classes.items()}
-    else:
-        known, labels = [], {split: np.full(len(names), -1) for split, names in found.items()}
+        for split, names in found.items():
+            classes = (number[_class_of(name, folders.get(split, ""))] for name in names)
+            labels[split] = np.fromiter(classes, np.int64, len(names))
     for split, names in found.items():
-        stray = next((name for name, label in zip(names, labels[split], strict=True) if known and label < 0), None)
-        if stray is not None:
+        if known and len(strays := np.flatnonzero(labels[split] < 0)):
             raise UserError(
-                f"data.path: {root / stray} lies beside class folders; move it into one or set data.labels: none"
+                f"data.path: {root / names[strays[0]]} lies beside class folders; move it into one or set "
+                "data.labels: none"
             )
-    splits = {split: Samples([_text(n) for n in names], labels[split], names) for split, names in found.items()}
-    return Source([_text(name) for name in known], splits, partial(_read_file, str(root)))
-
-
-def _text(name: str) -> str:
-    """A file's name as text that can be written: bytes that are no UTF-8 become question marks."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    splits = {split: Samples(names.readable(), labels[split], names) for split, names in found.items()}
+    return Source([text(name) for name in known], splits, partial(_read_file, str(root)))
 
 
 def _read_file(root: str, name: str) -> bytes:
@@ -146,35 +142,41 @@ def _split_folders(root: Path) -> dict[str, str]:
     return {split: folders[split] for split in SPLITS if split in folders}
 
 
-def list_images(root: Path) -> list[str]:
-    """Paths of the images below a folder, relative, with forward slashes, sorted. Raises `UserError` if none."""
-    known, images, others = decode.extensions(), [], Counter[str]()
-    for path in tqdm(_files(root, set()), desc=f"list {_text(root.name)}", unit=" files", delay=2):
-        extension = path.suffix.lower()
+def _list(root: Path, folder: str) -> Iterator[str]:
+    """Paths of the images below `root / folder`, relative to `root`, with forward slashes, sorted.
+
+    Raises `UserError` if there are none.
+    """
+    known, images, others = decode.extensions(), 0, Counter[str]()
+    title = f"list {text((root / folder).name)}"
+    for path in tqdm(_files(str(root / folder), f"{folder}/" if folder else "", set()), title, unit=" files", delay=2):
+        extension = PurePosixPath(path).suffix.lower()
         if extension in known:
-            images.append(path.relative_to(root).as_posix())
+            images += 1
+            yield path
         else:
             others[extension or "no extension"] += 1
     if not images:
         seen = ", ".join(f"{count} with {extension}" for extension, count in others.most_common(3))
-        raise UserError(f"data.path: no images in {root} (other files: {seen or 'none'}); mend the path")
-    return sorted(images)
+        raise UserError(f"data.path: no images in {root / folder} (other files: {seen or 'none'}); mend the path")
 
 
-def _files(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
-    """Files below a folder, following links but no folder twice, so that circular links end."""
-    stat = folder.stat()
-    if (stat.st_dev, stat.st_ino) in visited:
+def _files(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[str]:
+    """`prefix` and path of the files below a folder in the order of their whole paths, without holding them all.
+
+    Links are followed, but no folder is visited twice, so that circular links end.
+    """
+    info = Path(folder).stat()
+    if (info.st_dev, info.st_ino) in visited:
         return
-    visited.add((stat.st_dev, stat.st_ino))
+    visited.add((info.st_dev, info.st_ino))
     with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _files(folder / entry.name, visited)
-            else:
-                yield folder / entry.name
+        names = [entry.name + "/" * entry.is_dir() for entry in entries if not entry.name.startswith(".")]
+    for name in sorted(names):
+        if name.endswith("/"):
+            yield from _files(f"{folder}/{name[:-1]}", prefix + name, visited)
+        else:
+            yield prefix + name
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

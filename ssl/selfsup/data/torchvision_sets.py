@@ -44,7 +44,7 @@ def torchvision_set(name: str, folder: Path | None) -> Source:
     if extra := splits.pop("extra", None):
         train = splits["train"]
         joined = np.concatenate([train.labels, extra.labels])
-        splits["train"] = Samples(train.names + extra.names, joined, [*train.refs, *extra.refs])
+        splits["train"] = Samples([*train.names, *extra.names], joined, [*train.refs, *extra.refs])
     classes = [str(known) for known in getattr(parts["train"], "classes", [])]
     count = max(int(found.max(initial=-1)) for found in labels.values()) + 1
     return Source(classes if len(classes) >= count else [str(n) for n in range(count)], splits, _Reader(parts))
