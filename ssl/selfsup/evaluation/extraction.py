@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -57,30 +57,41 @@ def write_features(encoder: nn.Module, split: Split, device: torch.device, size:
 
     Returns D."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    array: np.memmap | None = None
+    encoder.to(memory_format=torch.channels_last)  # faster for convolutions, without effect on all else
+    file, width = None, 0
     bar = tqdm(total=split.samples, unit="img", unit_scale=True, desc=title, disable=rank() != 0)
     for first, pooled in encoded(encoder, split, device, size):
-        if array is None:
-            array = _shared_array(path, split.samples, pooled.shape[1])
-        array[first : first + len(pooled)] = pooled.float().cpu().numpy()
+        if file is None:
+            width = pooled.shape[1]
+            file, start = _shared_file(path, split.samples, width)
+        _put(file, start + 4 * width * first, pooled.float().cpu().numpy())
         bar.update(len(pooled) * world())
     bar.close()
-    if array is None:
-        array = _shared_array(path, split.samples, 0)
-    else:
-        array.flush()
+    if file is None:
+        file, _ = _shared_file(path, split.samples, width)
+    file.close()
     if world() > 1:
         torch.distributed.barrier()
-    return array.shape[1]
+    return width
 
 
-def _shared_array(path: Path, rows: int, width: int) -> np.memmap:
-    """One file that all processes write their own rows of; the first process lays it out."""
+def _shared_file(path: Path, rows: int, width: int) -> tuple[BinaryIO, int]:
+    """One `.npy` file that all processes write their own rows of, and where these start; the first lays it out."""
     if rank() == 0:
         np.lib.format.open_memmap(path, "w+", np.float32, (rows, width)).flush()
     if world() > 1:
         torch.distributed.barrier()
-    return np.lib.format.open_memmap(path, "r+")
+    return path.open("r+b"), path.stat().st_size - 4 * rows * width
+
+
+def _put(file: BinaryIO, place: int, rows: np.ndarray) -> None:
+    """Written, not mapped: a full disk is then an error, and no killing signal, and memory does not hold the file."""
+    try:
+        file.seek(place)
+        file.write(np.ascontiguousarray(rows).data)
+        file.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), file.name) from error
 
 
 def write_feature_set(
