@@ -33,7 +33,8 @@ STAGES = [
 
 def copy_project(project: Path, folder: Path) -> None:
     """The project's files, without its history, with small values in params.yaml."""
-    listed = subprocess.run(["git", "ls-files"], cwd=project, check=True, capture_output=True, text=True).stdout
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=project, check=True, capture_output=True, text=True).stdout
     for name in listed.splitlines():
         if (project / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
