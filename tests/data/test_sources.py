@@ -3,6 +3,8 @@
 import gzip
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,12 @@ import pytest
 from PIL import Image
 
 from selfsup.data import decode
-from selfsup.data.sources import image_folder, open_source, resolve
+from selfsup.data.sources import digits, image_folder, open_source, resolve
 from selfsup.data.torchvision_sets import idx_files, torchvision_set
 from selfsup.errors import UserError
 from tests.data.make import class_folders, data, noise, shards
 
+SOURCE_ROOT = str(Path(decode.__file__).parents[2])
 PNG = decode.png(noise(4, 5))
 
 
@@ -286,3 +289,20 @@ def test_sets_that_cannot_be_had(tmp_path, name, message):
 def test_a_missing_folder_of_a_torchvision_set(tmp_path):
     with pytest.raises(UserError, match=r"data\.path: no folder .*null to download CIFAR10"):
         torchvision_set("CIFAR10", tmp_path / "nowhere")
+
+
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    scans, labels = load_digits(return_X_y=True)
+    train = digits().splits["train"]
+    assert train.labels.tolist() == labels.tolist()
+    np.testing.assert_array_equal(train.refs, np.floor(scans.reshape(-1, 8, 8) * (255 / 16) + 0.5))
+
+
+def test_digits_import_neither_scikit_learn_nor_torch():
+    code = "import sys; from selfsup.data.sources import digits; digits(); print({'sklearn', 'torch'} & {*sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": SOURCE_ROOT}, capture_output=True
+    )
+    assert done.stdout == b"set()\n"
