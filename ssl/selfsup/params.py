@@ -79,6 +79,7 @@ class ViewsParams(Strict):
     crop_ratio: Pair  # width / height of a crop before it is resized
     flip: Probability  # left-right
     jitter: JitterParams
+    colour: Literal["exact", "matrix"]  # jitter and grey as torchvision's, or as one affine map of each image's colours
     grey: Probability
     blur: PairOfProbabilities  # Gaussian blur, of the first view and of the second
     blur_sigma: Pair  # pixels

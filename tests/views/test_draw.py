@@ -60,6 +60,15 @@ def test_rows_do_not_depend_on_the_batch():
         assert torch.equal(whole[i : i + 1].bits("b", 4)[0], whole.bits("b", 4)[i])
 
 
+def test_uses_drawn_together_are_those_drawn_alone():
+    draw = Draw(3, 1, torch.tensor([4, 99, 2**33]))
+    together = draw.uniforms({"a": 3, "b": 1, "c": 10})
+    assert list(together) == ["a", "b", "c"]
+    for use, values in together.items():
+        assert torch.equal(values, draw.uniform(use, values.shape[1]))
+    assert torch.equal(draw[1:].uniforms({"b": 1})["b"], together["b"][1:])
+
+
 @pytest.mark.parametrize("other", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
 def test_seed_epoch_and_id_each_matter(other):
     seed, epoch, shift = other

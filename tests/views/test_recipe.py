@@ -52,8 +52,8 @@ def rows(batch: dict[str, Tensor], index: Tensor) -> dict[str, Tensor]:
 
 def make(kind: str, batch: dict[str, Tensor], size: int = 24, seed: int = 0, epoch: int = 0) -> Tensor:
     draw = Draw(seed, epoch, batch["id"])
-    if kind == "two":
-        return torch.stack(recipe.two_views(batch, draw, views(), size), 1)
+    if kind in ("exact", "matrix"):  # two views
+        return torch.stack(recipe.two_views(batch, draw, views(views__colour=kind), size), 1)
     return recipe.crop_view(batch, draw, views(), size) if kind == "crop" else recipe.centre_view(batch, size)
 
 
@@ -68,7 +68,7 @@ def threads(request):
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("kind", ["two", "crop", "centre"])
+@pytest.mark.parametrize("kind", ["exact", "matrix", "crop", "centre"])
 @pytest.mark.parametrize("store", [40, 80])  # both ways to crop on a CPU
 def test_a_view_does_not_depend_on_its_batch(kind, store, threads, monkeypatch):
     batch = pictures(store)
@@ -87,13 +87,13 @@ def test_a_view_does_not_depend_on_its_batch(kind, store, threads, monkeypatch):
 
 def test_seed_and_epoch_change_the_views():
     batch = pictures()
-    whole = make("two", batch)
-    assert torch.equal(make("two", batch), whole)
-    for other in (make("two", batch, seed=1), make("two", batch, epoch=1), whole.flip(1)):
+    whole = make("exact", batch)
+    assert torch.equal(make("exact", batch), whole)
+    for other in (make("exact", batch, seed=1), make("exact", batch, epoch=1), whole.flip(1)):
         assert ((other - whole).abs().amax((1, 2, 3, 4)) > 0.05).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("kind", ["two", "crop", "centre"])
+@pytest.mark.parametrize("kind", ["exact", "matrix", "crop", "centre"])
 def test_views_are_floats_in_the_unit_interval(kind):
     for dtype, out in ((torch.uint8, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)):
         made = make(kind, pictures(dtype=dtype))
@@ -105,16 +105,16 @@ def test_views_are_floats_in_the_unit_interval(kind):
 @pytest.mark.usefixtures("threads")
 def test_no_gradient_and_full_precision_under_autocast():
     batch = pictures(dtype=torch.float32)
-    plain = make("two", batch)
+    plain = make("exact", batch)
     batch["image"].requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        made = make("two", batch)
+        made = make("exact", batch)
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == torch.bfloat16  # autocast was on
     assert not made.requires_grad and torch.equal(made, plain)
 
 
-@pytest.mark.parametrize("kind", ["crop", "centre", "two"])
+@pytest.mark.parametrize("kind", ["crop", "centre", "exact", "matrix"])
 @pytest.mark.parametrize("store", [40, 80])
 @pytest.mark.parametrize("size", [16, 96])
 def test_padding_never_shows(kind, store, size):

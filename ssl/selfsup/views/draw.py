@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import zlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -31,6 +32,19 @@ def splitmix64(x: Tensor) -> Tensor:
 @functools.cache
 def _number(use: str) -> int:
     return int(splitmix64(torch.tensor(zlib.crc32(use.encode()))))
+
+
+@functools.cache
+def _columns(columns: tuple[tuple[str, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Use and step of each column, kept because bringing them to a GPU would wait for it."""
+    numbers = [_number(use) for use, n in columns for _ in range(n)]
+    steps = torch.tensor([i for _, n in columns for i in range(n)], device=device) * _GOLDEN
+    return torch.tensor(numbers, device=device), steps
+
+
+def _unit(bits: Tensor) -> Tensor:
+    """Uniform int64 -> uniform float32 in [0, 1)."""
+    return _shift(bits, 40).to(torch.float32) * 2.0**-24
 
 
 class Draw:
@@ -63,8 +77,13 @@ class Draw:
 
     def uniform(self, use: str, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Uniform float32 [B, *shape] in [low, high), one of 2^24 equally likely values."""
-        unit = _shift(self.bits(use, *shape), 40).to(torch.float32) * 2.0**-24
-        return low + (high - low) * unit
+        return low + (high - low) * _unit(self.bits(use, *shape))
+
+    def uniforms(self, columns: Mapping[str, int]) -> dict[str, Tensor]:
+        """`uniform(use, n)` [B, n] of several uses, given with their n, at hardly more than the cost of one."""
+        numbers, steps = _columns(tuple(columns.items()), self.key.device)
+        bits = splitmix64(splitmix64(self.key[:, None] ^ numbers) + steps)
+        return dict(zip(columns, _unit(bits).split(list(columns.values()), dim=1), strict=True))
 
     def bernoulli(self, use: str, p: float, *shape: int) -> Tensor:
         """Bool [B, *shape], true with probability p."""

@@ -1,23 +1,18 @@
-"""Image operations on whole batches with one number per sample: pure functions, no randomness, any device.
+"""Shapes of whole batches with one number per sample: pure functions, no randomness, any device.
 
 Images are floats [B 3 H W] in 0..1 unless said otherwise; the dtype (float32 or float64) is kept, gradients are not.
-Each operation equals torchvision's of the same name at the same numbers up to rounding, sample by sample. `out` may be
-the images themselves.
+Each operation equals torchvision's of the same name at the same numbers up to rounding, sample by sample.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MATRIX_PIXELS = 64 * 64  # on a CPU, multiplying larger images by mostly zeros costs more than a call per image
-LUMA = (0.2989, 0.587, 0.114)  # grey value of red, green and blue (ITU-R BT.601)
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 in 0..255 -> float32 in 0..1; floats are returned as they are."""
-    return images.float().div_(255) if images.dtype == torch.uint8 else images
+SMALL = 64 * 64  # pixels; on a CPU, multiplying larger images by mostly zeros costs more than a call per image
 
 
 def resize_weights(start: Tensor, length: Tensor, size: int, out: int, dtype: torch.dtype, flip: Tensor) -> Tensor:
@@ -44,96 +39,56 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None =
     Images are uint8 in 0..255 or floats in 0..1. `boxes` int64 [B 4] are (top, left, height, width) in pixels, inside
     the image; pixels outside them have no say. `flip` (bool [B]) mirrors left and right.
     """
+    flip = torch.zeros(len(images), dtype=torch.bool, device=images.device) if flip is None else flip
+    one_by_one = images.device.type == "cpu" and images.shape[2] * images.shape[3] > SMALL
+    crop = crop_one_by_one if one_by_one else crop_by_matrices
+    return crop(images, boxes, size, flip).clamp_(0, 1)  # rounding alone exceeds it
+
+
+def crop_by_matrices(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
+    """`resized_crop` as two matrix products an image; on a CPU, one and a sum of few rows."""
     batch, channels, height, width = images.shape
     dtype = torch.float32 if images.dtype == torch.uint8 else images.dtype
-    flip = torch.zeros(batch, dtype=torch.bool, device=images.device) if flip is None else flip
-    if images.device.type == "cpu" and height * width > MATRIX_PIXELS:
-        views = torch.empty(batch, channels, size, size, dtype=dtype)
-        for view, image, (top, left, tall, wide), mirror in zip(
-            views, images, boxes.tolist(), flip.tolist(), strict=True
-        ):
-            crop = image[None, :, top : top + tall, left : left + wide].to(dtype)
-            resized = F.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
-            view.copy_(resized.flip(2) if mirror else resized)
-        return (views.div_(255) if images.dtype == torch.uint8 else views).clamp_(0, 1)
     top, left, tall, wide = boxes.unbind(1)
-    rows = resize_weights(top, tall, height, size, dtype, torch.zeros_like(flip))  # [B size H]
     columns = resize_weights(left, wide, width, size, dtype, flip)  # [B size W]
     if images.dtype == torch.uint8:
         columns.div_(255)
-    lines = images.to(dtype).reshape(batch, channels * height, width) @ columns.mT  # [B 3H size]
-    return (rows[:, None] @ lines.view(batch, channels, height, size)).clamp_(0, 1)  # rounding alone exceeds it
+    images = images.to(dtype)
+    if images.device.type == "cpu":
+        return (resize_rows(images, top, tall, size).flatten(1, 2) @ columns.mT).view(batch, channels, size, size)
+    rows = resize_weights(top, tall, height, size, dtype, torch.zeros_like(flip))  # [B size H]
+    lines = images.reshape(batch, channels * height, width) @ columns.mT  # [B 3H size]
+    return rows[:, None] @ lines.view(batch, channels, height, size)
 
 
-def to_grey(images: Tensor) -> Tensor:
-    """Luma in every channel."""
-    return _luma(images).expand_as(images).contiguous()
+def resize_rows(images: Tensor, top: Tensor, tall: Tensor, out: int) -> Tensor:
+    """The rows' part of `resize_weights`, from the few rows alone that have a weight: [B C H W] -> [B C out W]."""
+    batch, channels, height, width = images.shape
+    scale = (tall.to(images.dtype) / out)[:, None]  # [B 1]
+    support = scale.clamp(min=1)
+    centre = (torch.arange(out, dtype=images.dtype) + 0.5) * scale  # [B out]
+    taps = torch.arange(max(2, math.ceil(2 * height / out)))
+    row = (centre - support - 0.5).ceil()[:, :, None] + taps  # [B out taps]
+    weights = ((row + 0.5 - centre[:, :, None]) / support[:, :, None]).abs_().neg_().add_(1).clamp_(min=0)
+    last = (tall - 1)[:, None, None]
+    weights.masked_fill_((row < 0) | (row > last), 0).div_(weights.sum(dim=2, keepdim=True))
+    row = row.long().clamp_(min=0).minimum(last) + top[:, None, None]
+    row = row[:, None] + torch.arange(batch * channels).view(batch, channels, 1, 1) * height  # [B C out taps]
+    weights = weights[:, None].expand(row.shape).reshape(-1, len(taps))
+    table = images.reshape(-1, width)
+    lines = F.embedding_bag(row.view(-1, len(taps)), table, mode="sum", per_sample_weights=weights)
+    return lines.view(batch, channels, out, width)
 
 
-def _luma(images: Tensor) -> Tensor:
-    """[B 3 H W] -> [B 1 H W]."""
-    red, green, blue = images.split(1, dim=1)
-    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
-
-
-def _column(numbers: Tensor, images: Tensor) -> Tensor:
-    """One number per sample as [B 1 1 1], in the images' dtype."""
-    return numbers.to(images.dtype).view(-1, 1, 1, 1)
-
-
-def brightness(images: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
-    """Multiply by `factor` [B] >= 0; 1 changes nothing."""
-    return torch.mul(images, _column(factor, images), out=out).clamp_(0, 1)
-
-
-def contrast(images: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
-    """Move away from the mean luma of the image by `factor` [B] >= 0; 1 changes nothing, 0 gives a flat image."""
-    mean = _luma(images.mean(dim=(2, 3), keepdim=True))  # [B 1 1 1]
-    factor = _column(factor, images)
-    return torch.mul(images, factor, out=out).add_(mean * (1 - factor)).clamp_(0, 1)
-
-
-def saturation(images: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
-    """Move away from the pixel's luma by `factor` [B] >= 0; 1 changes nothing, 0 gives a grey image."""
-    return torch.lerp(_luma(images), images, _column(factor, images), out=out).clamp_(0, 1)
-
-
-def hue(images: Tensor, turns: Tensor, out: Tensor | None = None) -> Tensor:
-    """Turn the hue by `turns` [B], in -1/2..1/2 of the colour circle, at equal value and saturation (HSV)."""
-    red, green, blue = images.split(1, dim=1)  # [B 1 H W]
-    low = images.amin(dim=1, keepdim=True)
-    chroma = images.amax(dim=1, keepdim=True).sub_(low)
-    # with channels scaled to 0..1 the unsigned hue is (1 + g + b - r) / 6 turns on all six sides of the colour hexagon
-    side = (green + blue).sub_(red).sub_(low).div_(chroma.clamp(min=torch.finfo(images.dtype).tiny)).add_(1).div_(6)
-    angle = side.copysign_(green - blue).add_(_column(turns, images))
-    primaries = torch.arange(3, dtype=images.dtype, device=images.device).view(1, 3, 1, 1) / 3
-    away = angle - primaries  # [B 3 H W], turns from each primary
-    away.sub_(away.round()).abs_().clamp_(1 / 6, 1 / 3)  # a channel is full within 1/6 of a turn, empty beyond 1/3
-    return torch.addcmul(low.add_(chroma, alpha=2), chroma, away, value=-6, out=out).clamp_(0, 1)
-
-
-COLOUR_OPERATIONS = (brightness, contrast, saturation, hue)
-NO_OPERATION = len(COLOUR_OPERATIONS)
-
-
-def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue in each sample's own order.
-
-    `factors` [B 4] are the four operations' numbers; `order` int64 [B n] says which operation (0..3, in that order; 4:
-    none) a sample undergoes first, second, ... `order` may stay on the CPU, which spares a GPU's queue a wait.
-    """
-    place = torch.arange(len(images), device=order.device)  # which sample lies where
-    spare = (torch.empty_like(images), torch.empty_like(images))  # fresh memory is dear on a CPU: two buffers in turn
-    for step, codes in enumerate(order.unbind(1)):
-        move = codes[place].argsort(stable=True)
-        place = place[move]
-        images = torch.index_select(images, 0, move.to(images.device, non_blocking=True), out=spare[step % 2])
-        own = factors.index_select(0, place.to(images.device, non_blocking=True))
-        counts = torch.bincount(codes, minlength=NO_OPERATION + 1).tolist()
-        groups = zip(COLOUR_OPERATIONS, images.split(counts), own.split(counts), strict=False)
-        for i, (operation, group, numbers) in enumerate(groups):
-            operation(group, numbers[:, i], out=group)
-    return images.index_select(0, place.argsort().to(images.device, non_blocking=True))
+def crop_one_by_one(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
+    """`resized_crop` with a call an image, which does nothing outside the box."""
+    dtype, scale = (torch.float32, 1 / 255) if images.dtype == torch.uint8 else (images.dtype, 1.0)
+    views = torch.empty(*images.shape[:2], size, size, dtype=dtype, device=images.device)
+    for view, image, (top, left, tall, wide), mirror in zip(views, images, boxes.tolist(), flip.tolist(), strict=True):
+        crop = image[None, :, top : top + tall, left : left + wide].to(dtype)
+        resized = F.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
+        torch.mul(resized.flip(2) if mirror else resized, scale, out=view)
+    return views
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
@@ -141,19 +96,13 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
 
     The kernel is shorter than twice the image's sides.
     """
-    half = kernel // 2
+    half, groups = kernel // 2, images.shape[0] * images.shape[1]  # each channel has its own convolution
     distance = torch.arange(-half, half + 1, device=images.device, dtype=images.dtype)
     taps = torch.softmax(-0.5 * (distance / sigma.to(images.dtype)[:, None]) ** 2, dim=1)  # [B kernel], sum 1
-    rows, columns = (_band(taps, side) for side in images.shape[2:])
-    return (rows[:, None] @ (images.flatten(1, 2) @ columns.mT).view(images.shape)).clamp_(0, 1)
-
-
-def _band(taps: Tensor, size: int) -> Tensor:
-    """The convolution of a mirrored axis of `size` pixels with `taps` [B k], as matrices [B size size]."""
-    half = taps.shape[1] // 2
-    pixels = torch.eye(size, device=taps.device, dtype=taps.dtype)
-    steps = F.pad(pixels, (half, half), mode="reflect").unfold(1, size, 1)  # [in k out]: who is t steps from whom
-    return (taps @ steps.permute(1, 2, 0).reshape(taps.shape[1], -1)).view(-1, size, size)
+    taps = taps.repeat_interleave(images.shape[1], dim=0)[:, None, None]  # [3B 1 1 kernel]
+    padded = F.pad(images, (half,) * 4, mode="reflect").flatten(0, 1)[None]
+    rows = F.conv2d(padded, taps, groups=groups)
+    return F.conv2d(rows, taps.mT, groups=groups).view(images.shape).clamp_(0, 1)
 
 
 def solarize(images: Tensor, threshold: float = 0.5) -> Tensor:

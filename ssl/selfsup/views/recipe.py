@@ -9,9 +9,8 @@ images' device: the views are the same, and a GPU's queue is spared some waits.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -20,9 +19,12 @@ from torch import Tensor
 
 from selfsup.params import ViewsParams
 from selfsup.views import ops
+from selfsup.views.colour import NO_OPERATION, colour_jitter, matrix_jitter, to_grey
 from selfsup.views.draw import Draw
 
-CROP_TRIES = 10
+CROP_USES = {"crop area": 10, "crop ratio": 10, "crop place": 2}  # tries, tries, and once from top and left
+USES = dict.fromkeys(("flip", "jitter", "grey", "blur", "blur sigma", "solarize"), 1)
+USES |= {"jitter order": 4, "jitter factors": 4}
 MASK_BLOCKS = 32
 PART = 2**18  # pixels of a view worked on at a time on a CPU, so that they stay in its caches
 
@@ -32,7 +34,7 @@ class Numbers(NamedTuple):
 
     crop: Tensor  # int64 [B 4]: top, left, height, width
     flip: Tensor  # bool [B]
-    factors: Tensor  # [B 4]: brightness, contrast, saturation, hue
+    factors: Tensor  # [B 4]: brightness, contrast, saturation, hue; neutral where they do not act
     order: Tensor  # int64 [B 4]: which of those comes first, second, ...; 4: none
     grey: Tensor  # bool [B]
     blur: Tensor  # bool [B]
@@ -47,20 +49,24 @@ def two_views(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size:
     each with its own probabilities of the last two operations.
     """
 
-    def view(i: int, threads: int) -> Tensor:
-        numbers = view_numbers(batch["box"], draw.fork(f"view {i + 1}"), views, i)
-        return _in_parts(batch["image"], numbers, size, lambda x, *own: augment(x, Numbers(*own), size), threads)
+    def recipe(i: int) -> Recipe:
+        def numbers(rows: slice) -> Numbers:
+            return view_numbers(batch["box"][rows], draw[rows].fork(f"view {i + 1}"), views, i)
 
-    with _short_operations() as threads:
-        return view(0, threads), view(1, threads)
+        return numbers, lambda images, *own: augment(images, Numbers(*own), size, views.colour)
+
+    first, second = _make_views(batch["image"], size, recipe(0), recipe(1))
+    return first, second
 
 
 def crop_view(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size: int) -> Tensor:
     """One random view of every image: crop and flip only."""
-    with _short_operations() as threads:
-        crop = crop_boxes(batch["box"], draw, views.crop_scale, views.crop_ratio)
-        numbers = (crop, draw.bernoulli("flip", views.flip))
-        return _in_parts(batch["image"], numbers, size, partial(_crop, size=size), threads)
+
+    def numbers(rows: slice) -> tuple[Tensor, Tensor]:
+        crop = crop_boxes(batch["box"][rows], draw[rows], views.crop_scale, views.crop_ratio)
+        return crop, draw[rows].bernoulli("flip", views.flip)
+
+    return _make_views(batch["image"], size, (numbers, partial(_crop, size=size)))[0]
 
 
 def centre_view(batch: Mapping[str, Tensor], size: int) -> Tensor:
@@ -68,8 +74,8 @@ def centre_view(batch: Mapping[str, Tensor], size: int) -> Tensor:
     box = batch["box"]
     side = box.amin(dim=1, keepdim=True)
     square = torch.cat([(box - side) // 2, side, side], dim=1)
-    with _short_operations() as threads:
-        return _in_parts(batch["image"], [square], size, partial(ops.resized_crop, size=size), threads)
+    recipe = (lambda rows: [square[rows]], partial(ops.resized_crop, size=size))
+    return _make_views(batch["image"], size, recipe)[0]
 
 
 def _crop(images: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:
@@ -77,41 +83,44 @@ def _crop(images: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:
     return ops.resized_crop(images, crop.to(device, non_blocking=True), size, flip.to(device, non_blocking=True))
 
 
-@contextmanager
-def _short_operations() -> Iterator[int]:
-    """Keep PyTorch from sharing single operations out among its threads; gives their number.
+# the numbers [B ...] of some rows of the batch, and what makes views of images and their numbers
+Recipe = tuple[Callable[[slice], Sequence[Tensor]], Callable[..., Tensor]]
 
-    The operations are too short to gain from it, and the threads would wait for one another at the end of each.
+
+def _make_views(images: Tensor, size: int, *recipes: Recipe) -> list[Tensor]:
+    """A view of every image by each of the recipes.
+
+    On a CPU each thread makes a share of the views, a few samples at a time: single operations are too short to be
+    shared out among threads, which would wait for one another at the end of each.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # of this thread and of those it starts
-    try:
-        yield threads
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _in_parts(
-    images: Tensor, numbers: Sequence[Tensor], size: int, make: Callable[..., Tensor], threads: int
-) -> Tensor:
-    """`make(images, *numbers)` of the whole batch; on a CPU a few samples at a time, each part on one thread."""
-    part = len(images)
-    if images.device.type == "cpu":
-        part = min(PART // size**2, math.ceil(part / threads))
     dtype = torch.float32 if images.dtype == torch.uint8 else images.dtype
-    views = torch.empty(len(images), images.shape[1], size, size, dtype=dtype, device=images.device)
+    made = [torch.empty(*images.shape[:2], size, size, dtype=dtype, device=images.device) for _ in recipes]
+    threads = torch.get_num_threads() if images.device.type == "cpu" else 1
+    share = math.ceil(len(images) / math.ceil(threads / len(recipes)))
+    part = max(1, PART // size**2) if images.device.type == "cpu" else share
 
-    def work(view: Tensor, own: Tensor, *rest: Tensor) -> None:
+    def work(view: Tensor, recipe: Recipe, start: int) -> None:
+        numbers, make = recipe
+        rows = slice(start, start + share)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # both are a thread's own affair
-            view.copy_(make(own, *rest))
+            for out, *own in zip(*(x.split(part) for x in (view[rows], images[rows], *numbers(rows))), strict=True):
+                out.copy_(make(*own))
 
-    parts = [x.split(max(1, part)) for x in (views, images, *numbers)]
-    if threads == 1 or len(parts[0]) == 1:
-        list(map(work, *parts))
+    jobs = [(*pair, start) for start in range(0, len(images), share) for pair in zip(made, recipes, strict=True)]
+    if threads == 1:
+        for job in jobs:
+            work(*job)
     else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, *parts))  # raises what a part raised
-    return views
+        torch.set_num_threads(1)  # of this thread and of those it starts
+        try:
+            with ThreadPoolExecutor(threads - 1) as pool:
+                others = [pool.submit(work, *job) for job in jobs[1:]]
+                work(*jobs[0])
+                for other in others:
+                    other.result()  # raises what it raised
+        finally:
+            torch.set_num_threads(threads)
+    return made
 
 
 def view_numbers(box: Tensor, draw: Draw, views: ViewsParams, view: int) -> Numbers:
@@ -120,26 +129,33 @@ def view_numbers(box: Tensor, draw: Draw, views: ViewsParams, view: int) -> Numb
     device = draw.key.device
     strength = torch.tensor([jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue], device=device)
     neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], device=device)
-    order = draw.permutation("jitter order", 4)
-    idle = ~draw.bernoulli("jitter", jitter.p)[:, None] | (strength == 0)[order]
+    u = draw.uniforms(USES)
+    order = u["jitter order"].argsort(dim=1, stable=True)
+    strength = strength * (u["jitter"] < jitter.p)  # [B 4]
+    low, high = views.blur_sigma
     return Numbers(
         crop=crop_boxes(box, draw, views.crop_scale, views.crop_ratio),
-        flip=draw.bernoulli("flip", views.flip),
-        factors=neutral + strength * draw.uniform("jitter factors", 4, low=-1.0),
-        order=order.masked_fill(idle, ops.NO_OPERATION),
-        grey=draw.bernoulli("grey", views.grey),
-        blur=draw.bernoulli("blur", views.blur[view]),
-        sigma=draw.uniform("blur sigma", low=views.blur_sigma[0], high=views.blur_sigma[1]),
-        solarize=draw.bernoulli("solarize", views.solarize[view]),
+        flip=u["flip"][:, 0] < views.flip,
+        factors=neutral + strength * (2 * u["jitter factors"] - 1),
+        order=order.masked_fill(strength.gather(1, order) == 0, NO_OPERATION),
+        grey=u["grey"][:, 0] < views.grey,
+        blur=u["blur"][:, 0] < views.blur[view],
+        sigma=low + (high - low) * u["blur sigma"][:, 0],
+        solarize=u["solarize"][:, 0] < views.solarize[view],
     )
 
 
-def augment(images: Tensor, numbers: Numbers, size: int) -> Tensor:
+def augment(images: Tensor, numbers: Numbers, size: int, colour: Literal["exact", "matrix"]) -> Tensor:
     """The views [B 3 size size] that `numbers` describe."""
     kernel = 2 * max(1, size // 20) + 1  # of the blur: odd, about a tenth of the side
+    device = images.device
     images = _crop(images, numbers.crop, numbers.flip, size)
-    images = ops.colour_jitter(images, numbers.factors.to(images.device, non_blocking=True), numbers.order)
-    _some(images, numbers.grey, ops.to_grey)
+    factors = numbers.factors.to(device, non_blocking=True)
+    if colour == "matrix":
+        images = matrix_jitter(images, factors, numbers.grey.to(device, non_blocking=True))
+    else:
+        images = colour_jitter(images, factors, numbers.order)
+        _some(images, numbers.grey, to_grey)
     _some(images, numbers.blur, lambda some, sigma: ops.gaussian_blur(some, sigma, kernel), numbers.sigma)
     _some(images, numbers.solarize, ops.solarize)
     return images
@@ -163,10 +179,7 @@ def crop_boxes(box: Tensor, draw: Draw, scale: Sequence[float], ratio: Sequence[
     """
     device = box.device
     # in float64, so that devices that round logarithms otherwise agree on the whole pixels
-    share, shape, place = (
-        draw.uniform(use, n).to(device, torch.float64)
-        for use, n in (("crop area", CROP_TRIES), ("crop ratio", CROP_TRIES), ("crop place", 2))
-    )
+    share, shape, place = (u.to(device, torch.float64) for u in draw.uniforms(CROP_USES).values())
     height, width = box.double().split(1, dim=1)  # [B 1]
     area = (scale[0] + (scale[1] - scale[0]) * share) * height * width  # [B tries]
     shape = (math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * shape).exp()
