@@ -36,7 +36,7 @@ def work(params, splits, resume: Path, count: int) -> None:
     launch.assert_world(count)
     chief, architecture = accelerator.is_main_process, method_params(params, params.method).backbone
     with record.pipeline(params, chief, splits["train"].checksum, resume) as run:
-        task, result = session.run(params, params.method, architecture, splits, resume, params.method, run.metrics)
+        task, result = session.run(params, params.method, architecture, splits, resume, params.method, run.run.metrics)
         if not chief:
             return
         metrics = session.summary(task, result, params.method, architecture, params)

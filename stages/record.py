@@ -2,9 +2,9 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +27,25 @@ def _tags(checksum: str) -> dict[str, Any]:
 def single(params: Params, stage: str, chief: bool, values: Mapping[str, Any], checksum: str = "") -> Iterator[Run]:
     """A run of its own, for a stage that does not depend on `method`. Only the chief process records."""
     if not chief:
-        yield Run(None, 0)
+        yield Run(None, None)
         return
     with tracking.start(params.tracking, stage, stage, values=values, tags=_tags(checksum)) as run:
         yield run
 
 
+@dataclass(frozen=True)
 class Resumable:
-    """Pretrain's run, which notes its id and its parent's beside the checkpoints as soon as the store has said them."""
+    """Pretrain's run and its parent."""
 
-    def __init__(self, parent: Run, run: Run, note: Path):
-        self.parent, self.run, self.note = parent, run, note
-        self.ask_at = time.monotonic() + 15  # by then MLflow is imported: asking costs no wait
-        self.noted = False
-
-    def metrics(self, values: Mapping[str, Any], step: int) -> None:
-        self.run.metrics(values, step)
-        if not self.noted and time.monotonic() > self.ask_at:
-            self.save(self.note)
+    parent: Run
+    run: Run
 
     def save(self, path: Path) -> None:
-        self.noted = True
+        """Note both, for later stages and for a pretraining that goes on after a kill."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"parent": self.parent.id, "run": self.run.id}) + "\n")
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({"parent": self.parent.key, "run": self.run.key}) + "\n")
+        part.replace(path)
 
 
 @contextmanager
@@ -57,7 +53,7 @@ def pipeline(params: Params, chief: bool, checksum: str, resume: Path) -> Iterat
     """The parent run and, nested in it, pretrain's own; a pretraining that goes on after a kill goes on in both."""
     note = resume / "run.json"
     if not chief:
-        yield Resumable(Run(None, 0), Run(None, 0), note)
+        yield Resumable(Run(None, None), Run(None, None))
         return
     old = json.loads(note.read_text()) if note.exists() else {"parent": None, "run": None}
     used = params.model_dump(exclude={"methods", "tracking"}) | {"knobs": params.methods[params.method]}
@@ -66,7 +62,9 @@ def pipeline(params: Params, chief: bool, checksum: str, resume: Path) -> Iterat
         tracking.start(params.tracking, "pipeline", params.method, None, old["parent"], used, tags) as parent,
         tracking.start(params.tracking, "pretrain", "pretrain", parent, old["run"], used, tags) as run,
     ):
-        yield Resumable(parent, run, note)
+        both = Resumable(parent, run)
+        both.save(note)
+        yield both
 
 
 @contextmanager
@@ -74,7 +72,7 @@ def nested(params: Params, stage: str, chief: bool = True) -> Iterator[Run]:
     """A run under the parent that pretrain opened."""
     parent = json.loads(RUN.read_text())["parent"] if chief else None
     if parent is None:
-        yield Run(None, 0)
+        yield Run(None, None)
         return
     with tracking.start(params.tracking, stage, stage, parent=parent) as run:
         yield run

@@ -17,7 +17,7 @@ import pytest
 from selfsup import tracking
 
 PRELUDE = """
-import math, os, signal, sys
+import math, os, signal, sys, time
 from pathlib import Path
 from selfsup import tracking
 from selfsup.params import Tracking
@@ -34,7 +34,7 @@ STAGES = {
             run.artifact("kept.txt", "notes")
             run.artifact("folder")
             run.artifact("missing.txt")
-            Path("whole.id").write_text(run.id)
+            Path("whole.key").write_text(run.key)
     """,
     "failed": """
         with tracking.start(HERE, "evaluate", "failed") as run:
@@ -43,24 +43,29 @@ STAGES = {
     """,
     "interrupted": """
         with tracking.start(HERE, "pretrain", "interrupted", values={"lr": 1}) as run:
-            Path("interrupted.id").write_text(run.id)
+            Path("interrupted.key").write_text(run.key)
             run.metrics({"loss": 2.0}, 0)
             signal.raise_signal(signal.SIGINT)
     """,
     "murdered": """
         with tracking.start(HERE, "pretrain", "murdered", resume="0" * 32) as run:
             run.metrics({"loss": 3.0}, 0)
+            if not (child := os.fork()):  # a process of the stage's that outlives it, and holds its pipes
+                os.closerange(0, 3)
+                time.sleep(100)
+                os._exit(0)
+            Path("child").write_text(str(child))
             os.kill(os.getpid(), signal.SIGKILL)
     """,
 }
 SECOND = {
     "resumed": """
-        id = Path("interrupted.id").read_text()
-        with tracking.start(HERE, "pretrain", "again", resume=id, values={"lr": 2, "new": 3}) as run:
+        key = Path("interrupted.key").read_text()
+        with tracking.start(HERE, "pretrain", "again", resume=key, values={"lr": 2, "new": 3}) as run:
             run.metrics({"loss": 1.0}, 1)
     """,
     "child": """
-        whole = Path("whole.id").read_text()
+        whole = Path("whole.key").read_text()
         timed = tracking.start(HERE, "timed", "timed")
         timed.finish()
         with tracking.start(HERE, "evaluate", "knn", parent=whole) as run:
@@ -84,6 +89,18 @@ def launch(folder: Path, code: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=work, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True)
 
 
+def ended(path: Path, names: set[str]) -> dict[str, str]:
+    """Statuses of the runs; the writers of stages that were interrupted or killed outlive them a little."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with closing(sqlite3.connect(path)) as database:
+            found = dict(database.execute("SELECT name, status FROM runs WHERE status != 'RUNNING'"))
+        if len(found) == len(names):
+            break
+        time.sleep(0.2)
+    return found
+
+
 class Store:
     """What a set of stages, some of them started at the same time on a fresh store, left there."""
 
@@ -99,8 +116,9 @@ class Store:
             for name, process in processes.items():
                 out, error = process.communicate(timeout=120)
                 self.code[name], self.said[name] = process.returncode, out + error
-            with closing(sqlite3.connect(folder / "mlflow.db")) as database:
-                self.at_first = self.at_first or dict(database.execute("SELECT name, status FROM runs"))
+            if not self.at_first:
+                self.at_first = ended(folder / "mlflow.db", set(processes))
+                os.kill(int((work / "child").read_text()), signal.SIGKILL)
         from mlflow import MlflowClient
 
         self.client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
@@ -137,17 +155,15 @@ def test_tags_say_where_the_run_comes_from(store):
 
 
 def test_a_commit_is_recorded(tmp_path, monkeypatch):
-    from selfsup.tracking_writer import Writer
+    from selfsup.tracking_store import commit
 
     monkeypatch.chdir(tmp_path)
-    opening = {"parent": None, "tags": {}}
-    writer = Writer("sqlite:///x.db", io.StringIO())
-    assert writer.tags(opening) == {}
+    assert commit() == ""
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     subprocess.run(["git", "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    assert writer.tags(opening) == {"mlflow.source.git.commit": head}
+    assert commit() == head
 
 
 def test_curves_have_every_point(store):
@@ -201,9 +217,6 @@ def test_a_failed_run_keeps_its_last_points(store):
 
 def test_a_stage_killed_outright_ends_as_killed(store):
     assert store.code["murdered"] == -signal.SIGKILL
-    deadline = time.monotonic() + 60  # its writer outlives it a little
-    while store.run("murdered").info.status == "RUNNING" and time.monotonic() < deadline:
-        time.sleep(0.2)
     assert store.run("murdered").info.status == "KILLED"
     assert store.run("murdered").data.metrics == {"loss": 3.0}
 
@@ -212,7 +225,7 @@ def test_interrupted_then_resumed_is_one_run(store):
     assert store.code["interrupted"] == -signal.SIGINT
     assert store.at_first["interrupted"] == "KILLED"
     run = store.run("interrupted")
-    assert store.folder.joinpath("work/interrupted.id").read_text() == run.info.run_id
+    assert store.folder.joinpath("work/interrupted.key").read_text() == run.data.tags["run_key"]
     assert run.info.status == "FINISHED"
     assert run.data.params == {"lr": "1", "new": "3"}
     history = store.client.get_metric_history(run.info.run_id, "loss")
@@ -221,7 +234,7 @@ def test_interrupted_then_resumed_is_one_run(store):
 
 
 def test_how_a_stage_ends_decides_the_status():
-    run = tracking.Run(None, 0)
+    run = tracking.Run(None, None)
     ends = []
     run.finish = ends.append
     for error in (None, SystemExit(0), SystemExit(143), SystemExit("error: x"), KeyboardInterrupt(), OSError()):
@@ -235,7 +248,7 @@ def test_how_a_stage_ends_decides_the_status():
 
 
 def test_sigterm_ends_the_run_and_then_the_stage():
-    run = tracking.Run(None, 0)
+    run = tracking.Run(None, None)
     ends = []
     run.finish = ends.append
     before = signal.getsignal(signal.SIGTERM)
@@ -262,11 +275,12 @@ def test_a_stage_may_have_several_runs(store):
 
 
 def test_readings_of_the_machine(tmp_path):
-    from selfsup.tracking_writer import Record, Writer
+    from selfsup.tracking_store import Record
+    from selfsup.tracking_writer import Writer
 
-    writer = Writer(f"sqlite:///{tmp_path}/x.db", io.StringIO())
+    writer = Writer(f"sqlite:///{tmp_path}/x.db", io.StringIO(), tmp_path)
     record, parent = Record({}), Record({}, run="1" * 32)
-    writer.open = {1: parent, 2: record}
+    writer.open = {"1": parent, "2": record}
     writer.sample()
     assert record.points == []  # there is no run yet
     record.run, record.started = "0" * 32, round((time.time() - 100) * 1000)

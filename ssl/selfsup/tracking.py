@@ -3,6 +3,10 @@
 The writer is a process of its own because importing MLflow takes seconds of pure Python, which in a thread would hold
 up the stage, and because its client blocks and prints. The stage only puts JSON lines into a pipe, without ever waiting
 for room in it. A stage that is killed outright closes the pipe, so that its runs still end as KILLED.
+
+A run is known by a key of its own, from the first moment and whether or not the store can be had. What a store does
+not take is kept in `.cache/tracking` and delivered by the next stage that reaches it. The end of a stage waits for its
+store for 60 s at most, for 5 s when the store never answered, and for 4 s when the stage was interrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +30,14 @@ if TYPE_CHECKING:
 
     from selfsup.params import Tracking
 
-_ANSWER = 4.0  # seconds that the stage waits for a server that says nothing, after which it goes on without
-_WORK = 60.0  # seconds that the stage waits for the writer's own work: importing MLflow, creating the store, copying
+_REACHED, _UNREACHED, _KILLED = 60.0, 5.0, 4.0  # seconds that the end of a stage waits for its store, at most
 _BACKLOG = 16_000_000  # bytes kept for a writer that does not read
 _WRITER = Path(__file__).with_name("tracking_writer.py")
 _ENVIRONMENT = {  # of the writer
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     "GIT_PYTHON_REFRESH": "quiet",
     "OMP_NUM_THREADS": "1",
 }
@@ -50,16 +54,15 @@ def start(
 ) -> Run:
     """Open a run; returns at once. To be called by one process of a stage only.
 
-    `parent` is the run to nest it under, or its id. `resume` is the id of a run to go on with, if the store has it.
+    `parent` is the run to nest it under, or its key. `resume` is the key of the run to go on with, if the store has it.
     `values` are parameters, nested dictionaries becoming `a.b.c`. Raises nothing when the store cannot be had.
     """
     if not tracking.enabled:
-        return Run(None, 0)
+        return Run(None, None)
     root = Path(os.environ.get("DVC_ROOT") or ".").resolve()
     uri = tracking.uri or f"sqlite:///{root}/mlflow.db"
-    if uri not in _channels:
-        _channels[uri] = _Channel(uri)
-    channel = _channels[uri]
+    if uri not in _channels or _channels[uri].over:
+        _channels[uri] = _Channel(uri, root / ".cache" / "tracking")
     tags = {
         "stage": stage,
         "mlflow.source.name": sys.argv[0],
@@ -67,18 +70,18 @@ def start(
         "dvc.baseline": os.environ.get("DVC_EXP_BASELINE_REV"),
         **(tags or {}),
     }
-    channel.runs += 1
+    run = Run(_channels[uri], resume or uuid.uuid4().hex)
     opening = {
+        "key": run.key,
         "experiment": tracking.experiment,
         "name": name,
-        "parent": parent if isinstance(parent, str | None) else parent.number,
-        "resume": resume,
+        "parent": parent.key if isinstance(parent, Run) else parent,
         "time": _now(),
         "values": flatten(values or {}),
         "tags": {key: str(value) for key, value in tags.items() if value is not None},
     }
-    channel.send({"run": channel.runs, "open": opening})
-    return Run(channel, channel.runs)
+    run.send({"open": opening})
+    return run
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -95,44 +98,35 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 class Run:
     """A run of a stage. As a context manager it ends as FINISHED, FAILED (exception) or KILLED (Ctrl-C, SIGTERM).
 
-    No method raises or waits because of the store: a server that is down costs one line on stderr.
+    No method raises or waits because of the store: a server that is down costs a line on stderr.
     """
 
-    def __init__(self, channel: _Channel | None, number: int):
-        """`number` counts the runs of a channel. No channel: tracking is off, and nothing is written."""
+    def __init__(self, channel: _Channel | None, key: str | None):
+        """No channel: tracking is off, and nothing is written."""
         self._channel = channel
-        self.number = number
+        self.key = key
         self._ended = False
-
-    @property
-    def id(self) -> str | None:
-        """The run's id, waiting until the run exists; None if tracking is off or the store does not answer."""
-        if self._channel is None:
-            return None
-        channel = self._channel
-        channel.wait(lambda: self.number in channel.ids or channel.state == "down")
-        return channel.ids.get(self.number)
 
     def metrics(self, values: Mapping[str, Any], step: int) -> None:
         """One point of each curve; values are numbers or tensors []. Infinities are recorded as NaN."""
         numbers = {key: float(value) for key, value in values.items()}
-        self._send({"metrics": numbers, "step": int(step), "time": _now()})
+        self.send({"metrics": numbers, "step": int(step), "time": _now()})
 
     def artifact(self, path: Path | str, folder: str = "") -> None:
         """Keep a file or a folder, which must stay as it is until `finish`, in the run's `folder`."""
-        self._send({"artifact": str(Path(path).resolve()), "folder": folder})
+        self.send({"artifact": str(Path(path).resolve()), "folder": folder})
 
     def finish(self, status: str = "FINISHED") -> None:
-        """End the run as FINISHED, FAILED or KILLED once all is delivered, or given up. Further calls do nothing."""
-        self._send({"finish": status, "time": _now()})
-        self._ended = True
-        if self._channel:
-            channel = self._channel
-            channel.wait(lambda: self.number in channel.ended)
-
-    def _send(self, message: Mapping[str, Any]) -> None:
+        """End the run as FINISHED, FAILED or KILLED; further calls do nothing. The last run waits for the store."""
+        self.send({"finish": status, "time": _now()})
         if self._channel and not self._ended:
-            self._channel.send({"run": self.number, **message})
+            self._channel.finish(status)
+        self._ended = True
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Tell the writer, in the words of `tracking_writer.py`."""
+        if self._channel and not self._ended:
+            self._channel.send({"run": self.key, **message})
 
     def __enter__(self) -> Run:
         self._handler = None
@@ -165,53 +159,65 @@ def _terminated(number: int, _: FrameType | None) -> None:
 class _Channel:
     """The stage's end of the pipes to the writer of one store. The writer ends with the stage."""
 
-    def __init__(self, uri: str):
-        self.uri = uri
-        self.runs = 0
-        self.ids: dict[int, str] = {}
-        self.ended: set[int] = set()
-        self.state = "working"  # or asking, uploading, down: what the writer last said of itself
+    def __init__(self, uri: str, spool: Path):
+        self.uri, self.spool = uri, spool
+        self.over = False  # the writer hears no more
+        self._open: set[str] = set()  # keys of the runs that the writer is not done with
+        self._running = 0
+        self._reached = uri.startswith("sqlite:")
         self._unsent = self._unread = b""
-        self._warned = False
-        self._writer: subprocess.Popen[bytes] | None = None
+        self._dropped = 0
         try:
-            # A session of its own, so that Ctrl-C reaches the stage alone.
+            # A process group of its own, so that Ctrl-C reaches the stage alone.
             self._writer = subprocess.Popen(
                 [sys.executable, "-P", str(_WRITER)],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=os.environ | _ENVIRONMENT,
-                start_new_session=True,
+                process_group=0,
             )
         except OSError as error:
-            self._warn(f"cannot start its writer ({error}); the stage goes on without it")
+            self.over = True
+            self._warn(f"cannot start its writer ({error}); nothing is recorded")
             return
         self._pipes = self._writer.stdin.fileno(), self._writer.stdout.fileno()  # type: ignore[union-attr]
         os.set_blocking(self._pipes[0], False)
-        self.send(uri)
+        self._put({"uri": uri, "spool": str(spool), "stage": os.getpid()})
 
-    def send(self, message: Mapping[str, Any] | str) -> None:
+    def send(self, message: Mapping[str, Any]) -> None:
         """Send what the pipe has room for, keep the rest, and hear what the writer has to say."""
-        if self._writer and len(self._unsent) < _BACKLOG:
+        if "open" in message:
+            self._open.add(message["run"])
+            self._running += 1
+        self._put(message)
+        while not self.over and self._listen(0):
+            pass
+
+    def finish(self, status: str) -> None:
+        """A run ended. The last one waits until the writer is done with all, but not for too long."""
+        self._running -= 1
+        if self._running:
+            return
+        began = time.monotonic()
+        while self._open and not self.over:
+            limit = _KILLED if status == "KILLED" else _REACHED if self._reached else _UNREACHED
+            if (left := began + limit - time.monotonic()) > 0:
+                self._listen(left)
+            else:
+                self._warn(
+                    f"{self.uri} is slow: what it has not taken is kept in {self.spool} until a stage reaches it"
+                )
+                self._close()
+        if self._dropped:
+            self._warn(f"{self._dropped} messages are lost, as the writer of {self.uri} did not take them")
+
+    def _put(self, message: Mapping[str, Any]) -> None:
+        if self.over or len(self._unsent) > _BACKLOG:
+            self._dropped += 1
+        else:
             self._unsent += json.dumps(message).encode() + b"\n"
             self._push()
-        self.wait(lambda: True)
-
-    def wait(self, ready: Callable[[], bool]) -> None:
-        """Listen to the writer until `ready` or its end, and give it up when it says nothing for too long."""
-        while self._writer:
-            to, back = self._pipes
-            limit = 0.0 if ready() else _ANSWER if self.state == "asking" else _WORK
-            readable, writable, _ = select.select([back], [to] if self._unsent else [], [], limit)
-            if readable:
-                self._listen(os.read(back, 65536))
-            elif ready():
-                return
-            elif writable:
-                self._push()
-            else:
-                self._give_up(f"no answer from {self.uri}")
 
     def _push(self) -> None:
         try:
@@ -219,37 +225,44 @@ class _Channel:
         except BlockingIOError:
             pass
         except BrokenPipeError:
-            self._give_up("its writer stopped")
+            self._stopped()
 
-    def _listen(self, heard: bytes) -> None:
-        if not heard:
-            self._give_up("its writer stopped")
+    def _listen(self, seconds: float) -> bool:
+        """Go on sending and listening; False if nothing happened within `seconds`."""
+        to, back = self._pipes
+        readable, writable, _ = select.select([back], [to] if self._unsent else [], [], seconds)
+        if readable:
+            self._hear(os.read(back, 65536))
+        elif writable:
+            self._push()
+        return bool(readable)
+
+    def _hear(self, heard: bytes) -> None:
         *lines, self._unread = (self._unread + heard).split(b"\n")
         for line in lines:
             match json.loads(line):
-                case {"state": state}:
-                    self.state = state
-                case {"run": number, "id": run}:
-                    self.ids[number] = run
-                case {"ended": number}:
-                    self.ended.add(number)
+                case {"reached": reached}:
+                    self._reached = reached
+                case {"ended": key}:
+                    self._open.discard(key)
                 case {"warning": warning}:
                     self._warn(warning)
+        if not heard:
+            self._stopped()
 
-    def _give_up(self, reason: str) -> None:
-        self._warn(f"{reason}; the stage goes on without it")
-        writer, self._writer = self._writer, None
-        if writer:
-            writer.kill()
-            for pipe in (writer.stdin, writer.stdout):
-                pipe.close()  # type: ignore[union-attr]
-            writer.wait()
+    def _stopped(self) -> None:
+        self._warn(f"the writer of {self.uri} stopped; what it had not delivered is lost")
+        self._close()
+
+    def _close(self) -> None:
+        """Leave the writer to itself: it ends soon after the pipe does."""
+        self.over = True
+        for pipe in (self._writer.stdin, self._writer.stdout):
+            pipe.close()  # type: ignore[union-attr]
 
     def _warn(self, what: str) -> None:
-        """Print the one line that a store may cost, without the password that a URI may hold."""
-        if not self._warned:
-            print("tracking:", re.sub(r"//[^/@\s]+@", "//***@", what), file=sys.stderr)
-        self._warned = True
+        """Print a line, without the password that a URI may hold."""
+        print("tracking:", re.sub(r"//[^/@\s]+@", "//***@", what), file=sys.stderr)
 
 
 _channels: dict[str, _Channel] = {}  # by the store's URI
