@@ -17,11 +17,18 @@ import pytest
 from selfsup import tracking
 
 PRELUDE = """
-import math, os, signal, sys, time
+import contextlib, math, os, signal, sqlite3, sys, time
 from pathlib import Path
 from selfsup import tracking
 from selfsup.params import Tracking
 HERE = Tracking(enabled=True, uri=None, experiment="digits")
+
+def wait_for(name):  # until the store has the run
+    while True:
+        time.sleep(0.2)
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect("../mlflow.db")) as database:
+            if list(database.execute("SELECT name FROM runs WHERE name = ?", [name])):
+                return
 """
 STAGES = {
     "whole": """
@@ -45,6 +52,7 @@ STAGES = {
         with tracking.start(HERE, "pretrain", "interrupted", values={"lr": 1}) as run:
             Path("interrupted.key").write_text(run.key)
             run.metrics({"loss": 2.0}, 0)
+            wait_for("interrupted")
             signal.raise_signal(signal.SIGINT)
     """,
     "murdered": """
@@ -52,9 +60,10 @@ STAGES = {
             run.metrics({"loss": 3.0}, 0)
             if not (child := os.fork()):  # a process of the stage's that outlives it, and holds its pipes
                 os.closerange(0, 3)
-                time.sleep(100)
+                time.sleep(600)
                 os._exit(0)
             Path("child").write_text(str(child))
+            wait_for("murdered")
             os.kill(os.getpid(), signal.SIGKILL)
     """,
 }
@@ -274,10 +283,11 @@ def test_a_stage_may_have_several_runs(store):
     assert inner.info.status == outer.info.status == "FINISHED"
 
 
-def test_readings_of_the_machine(tmp_path):
+def test_readings_of_the_machine(tmp_path, monkeypatch):
     from selfsup.tracking_store import Record
     from selfsup.tracking_writer import Writer
 
+    monkeypatch.setattr("selfsup.tracking_writer._SAMPLE", 1e6)
     writer = Writer(f"sqlite:///{tmp_path}/x.db", io.StringIO(), tmp_path)
     record, parent = Record({}), Record({}, run="1" * 32)
     writer.open = {"1": parent, "2": record}
@@ -288,7 +298,7 @@ def test_readings_of_the_machine(tmp_path):
     assert record.points == []  # rates need two readings
     writer.sample()
     assert record.points == []  # too early
-    writer.sample_at = 0
+    writer.sample_at = -1e9
     writer.sample()
     assert parent.points == []  # the stage's own run has them
     readings = {key: (value, step) for key, value, _, step in record.points}
