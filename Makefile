@@ -8,7 +8,6 @@ PORT ?= 5000
 check_python = $(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	{ echo "Python 3.11 or newer is needed: install it, or name it: make env PYTHON=/path/to/python3.12" >&2; exit 1; }
 JOBS ?= 2
-MINUTES ?= 60
 
 # Stages call `python` and `dvc`: those of .venv. MLflow and DVC report to nobody.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -17,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 
-.PHONY: help env reproduce test kills soak lint lint-docker ui lock clean
+.PHONY: help env reproduce test fuzz kills soak lint lint-docker ui lock clean clean-cache
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -47,8 +46,13 @@ test: env  ## run the tests, JOBS=2 processes at a time
 kills: env  ## kill every stage 20 times at random moments and compare what it writes: about an hour
 	.venv/bin/python -m tests.soak.kills --jobs $(JOBS)
 
+soak: MINUTES ?= 60
 soak: env  ## train for MINUTES (60) while processes are killed, stopped and interrupted
 	.venv/bin/python -m tests.soak.soak --minutes $(MINUTES)
+
+fuzz: MINUTES ?= 10
+fuzz: env  ## read hostile shards and parameters for MINUTES (10), with fixed seeds
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.fuzz --minutes $(MINUTES)
 
 lint: env  ## check style and types
 	.venv/bin/ruff check .
@@ -68,3 +72,6 @@ lock: env  ## write requirements.lock anew from pyproject.toml
 clean:  ## remove what the tools left behind, but no result and no environment
 	rm -rf .pytest_cache .ruff_cache .mypy_cache
 	find ssl stages tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+clean-cache:  ## remove decoded images kept between runs (.cache/decoded); they are made again when needed
+	rm -rf .cache/decoded

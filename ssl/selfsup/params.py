@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from selfsup.errors import UserError
 from selfsup.strict import Strict, choose, known, parse, shown
@@ -16,6 +17,8 @@ from selfsup.strict import Strict, choose, known, parse, shown
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 METHODS = Path(__file__).parent / "methods"
+LARGEST = 100_000  # bytes of params.yaml
+MOST = 10_000  # values in it
 
 
 class Data(Strict):
@@ -226,14 +229,37 @@ class Params(Strict):
 def load(path: Path | str = "params.yaml") -> Params:
     """Read and validate `params.yaml` (YAML 1.2, so 1e-4 is a number). Raises `UserError`."""
     try:
-        values = YAML(typ="safe", pure=True).load(Path(path))
+        with Path(path).open("rb") as file:
+            data = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the project's root") from None
+    if len(data) > LARGEST:
+        raise UserError(f"{path}: more than {LARGEST:,} bytes; are these parameters?")
+    try:
+        text = data.decode("utf-8-sig")
+        yaml = YAML(typ="safe", pure=True)
+        _count(yaml.compose(text), {})
+        values = yaml.load(text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise UserError(f"{path}:{line} is not valid YAML: {problem}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    except Exception as error:  # an impossible date, a number of a million digits, a thousand brackets, ...
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: is not valid YAML: {problem}") from error
     return parse(Params, values)
+
+
+def _count(node: Any, known: dict[int, int]) -> int:
+    """How many values a YAML node stands for, its aliases written out. Raises `ValueError` beyond `MOST`."""
+    if id(node) not in known:
+        known[id(node)] = MOST  # of a node inside itself
+        children = node.value if isinstance(node, SequenceNode | MappingNode) else []
+        parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    if known[id(node)] > MOST:
+        raise ValueError(f"its aliases stand for more than {MOST:,} values")
+    return known[id(node)]

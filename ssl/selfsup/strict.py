@@ -1,6 +1,7 @@
 """Sections of `params.yaml` that admit no unknown keys, and what is said of a wrong one: always a single clear line."""
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -9,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from selfsup.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)
+
+_short = reprlib.Repr()  # of what may be long or nested
+_short.maxstring = _short.maxother = _short.maxlong = 80
 
 
 class Strict(BaseModel):
@@ -60,7 +64,8 @@ def _line(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
 
 def shown(value: Any) -> str:
     """A value as YAML has it, cut to what a line can hold."""
-    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))[:80]
+    text = _short.repr(value)
+    return {"None": "null", "True": "true", "False": "false"}.get(text, text)[:80]
 
 
 def _keys(model: Any, steps: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ animations and multi-page files give their first frame.
 import io
 import re
 import warnings
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -26,16 +27,22 @@ class Unreadable(Exception):
 
 def extensions() -> frozenset[str]:
     """Lower-case file name extensions, with the dot, of the image formats that Pillow decodes here."""
+    known = set(_formats())
+    return frozenset(extension for extension, name in Image.registered_extensions().items() if name in known)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats to decode, whatever a file's name says: not what Pillow only recognises, such as HDF5 and MPEG,
+    nor EPS, which is a program that Ghostscript would run."""
     Image.preinit()  # first, so that `Image.open` tries the common formats before the others
     Image.init()
-    known = Image.registered_extensions().items()
-    return frozenset(extension for extension, name in known if name in Image.OPEN and not _is_stub(name))
-
-
-def _is_stub(name: str) -> bool:
-    """Formats that Pillow only recognises, such as HDF5 and MPEG: other programs' data among the images."""
-    factory = Image.OPEN[name][0]
-    return name == "MPEG" or (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
+    return tuple(
+        name
+        for name, (factory, _) in Image.OPEN.items()
+        if name not in ("EPS", "MPEG")
+        and not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
+    )
 
 
 def load(data: bytes, longest: int | None = None) -> Image.Image:
@@ -75,7 +82,7 @@ def shrink(data: bytes, longest: int) -> tuple[bytes, str] | None:
     JPEG stays JPEG, at quality 95; every other format becomes PNG. Raises `Unreadable`.
     """
     image = load(data, longest)  # also tells an unreadable file, whatever its size
-    with Image.open(io.BytesIO(data)) as original:
+    with Image.open(io.BytesIO(data), formats=_formats()) as original:
         if max(original.size) <= longest:
             return None
         jpeg = original.format in ("JPEG", "MPO")
@@ -98,9 +105,11 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def _load(data: bytes, longest: int | None) -> Image.Image:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=_formats()) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError
+        if 0 in image.size:
+            raise ValueError("an image of no pixels")
         if _direct(image):  # before it is loaded: JPEG then decodes at a fraction of its size, in little memory
             _shrink(image, longest)
         image.load()

@@ -5,37 +5,38 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from selfsup.errors import UserError
 from selfsup.strict import Strict
 
 SCHEMA = 1
-_REMEDY = "run `dvc repro --force --single-item shard` to write the shards again"
+REMEDY = "run `dvc repro --force --single-item shard` to write the shards again"
 
 
 class File(Strict):
     """A file beside the index."""
 
-    file: str  # path below the index's folder
-    bytes: int
+    file: Annotated[str, Field(pattern=r"^\w+/\d+\.(tar|npz)$")]  # path below the index's folder
+    bytes: NonNegativeInt
     sha256: str
 
 
 class Shard(File):
     """A tar of samples and its table: arrays offset, size (int64, of the image's bytes in the tar), label, name."""
 
-    samples: int
+    samples: PositiveInt
     table: File
 
 
 class Statistics(Strict):
     """Of the training images' channels in 0..1, each image weighted equally."""
 
-    mean: list[float]
-    std: list[float]
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 class Skipped(Strict):
@@ -54,7 +55,7 @@ class Index(Strict):
     store_size: int  # pixels; the side of the squares in which the statistics were taken
     classes: list[str]  # [] when unlabelled
     statistics: Statistics
-    splits: dict[str, list[Shard]]
+    splits: dict[str, Annotated[list[Shard], Field(min_length=1)]]  # train, validation and test
     skipped_count: int
     skipped: list[Skipped]
     checksum: str = ""  # SHA-256 of all the rest, and so of the whole data set
@@ -91,14 +92,17 @@ def load_index(folder: Path | str) -> Index:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(values, dict) and values.get("schema_version", SCHEMA) != SCHEMA:
-            raise UserError(f"{path}: written by another version of this project; {_REMEDY}")
+            raise UserError(f"{path}: written by another version of this project; {REMEDY}")
         index = Index.model_validate(values)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run `dvc repro shard` first") from None
-    except (ValidationError, ValueError):  # ValueError: not UTF-8, not JSON
-        raise UserError(f"{path}: damaged or edited; {_REMEDY}") from None
+    except (ValidationError, ValueError, RecursionError):  # ValueError: not UTF-8, not JSON
+        raise UserError(f"{path}: damaged or edited; {REMEDY}") from None
+    files = [entry.file for shards in index.splits.values() for shard in shards for entry in (shard, shard.table)]
+    if set(index.splits) != {"train", "validation", "test"} or len(set(files)) < len(files):
+        raise UserError(f"{path}: not the three splits, or a shard in it twice; {REMEDY}")
     if index.checksum != index.digest():
-        raise UserError(f"{path}: edited since it was written, its checksum differs; {_REMEDY}")
+        raise UserError(f"{path}: edited since it was written, its checksum differs; {REMEDY}")
     return index
 
 
@@ -113,14 +117,14 @@ def verify(folder: Path | str, level: str = "full", splits: list[str] | None = N
     for shard in shards:
         for entry in (shard, shard.table):
             _check_size(folder, entry)
-        _check_count(folder, shard)
+        _check_table(folder, shard, len(index.classes))
     if level == "full":
         entries = [entry for shard in shards for entry in (shard, shard.table)]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             found = pool.map(lambda entry: sha256(folder / entry.file), entries)
             for entry, digest in zip(entries, found, strict=True):
                 if digest != entry.sha256:
-                    raise UserError(f"{folder / entry.file}: its bytes changed, SHA-256 differs; {_REMEDY}")
+                    raise UserError(f"{folder / entry.file}: its bytes changed, SHA-256 differs; {REMEDY}")
     return index
 
 
@@ -128,15 +132,21 @@ def _check_size(folder: Path, entry: File) -> None:
     path = folder / entry.file
     size = path.stat().st_size if path.is_file() else None
     if size is None:
-        raise UserError(f"{path}: missing; {_REMEDY}")
+        raise UserError(f"{path}: missing; {REMEDY}")
     if size != entry.bytes:
-        raise UserError(f"{path}: {size} bytes instead of {entry.bytes}, cut short or edited; {_REMEDY}")
+        raise UserError(f"{path}: {size} bytes instead of {entry.bytes}, cut short or edited; {REMEDY}")
 
 
-def _check_count(folder: Path, shard: Shard) -> None:
-    table = load_table(folder / shard.table.file)
-    if len(table["offset"]) != shard.samples or (table["offset"] + table["size"]).max(initial=0) > shard.bytes:
-        raise UserError(f"{folder / shard.file}: does not fit its table of {shard.samples} samples; {_REMEDY}")
+def _check_table(folder: Path, shard: Shard, classes: int) -> None:
+    """Each sample has its place in the tar, after the one before, and a label of the index or none."""
+    offset, size, label = (table := load_table(folder / shard.table.file)).values()
+    fits = all(array.dtype == np.int64 and array.shape == (shard.samples,) for array in table.values())
+    if fits:
+        free = np.append(offset[1:], shard.bytes) - offset  # bytes up to the next sample
+        inside = (offset >= 0) & (offset <= shard.bytes)
+        fits = bool((inside & (size > 0) & (size <= free)).all())
+    if not fits or label.min() < -1 or label.max() >= classes:
+        raise UserError(f"{folder / shard.file}: does not fit its table of {shard.samples} samples; {REMEDY}")
 
 
 def load_table(path: Path, *names: str) -> dict[str, np.ndarray]:
@@ -145,4 +155,4 @@ def load_table(path: Path, *names: str) -> dict[str, np.ndarray]:
         with np.load(path) as table:
             return {name: table[name] for name in names or ("offset", "size", "label")}
     except Exception as error:  # zipfile, zlib and numpy each have their own errors for damaged bytes
-        raise UserError(f"{path}: damaged; {_REMEDY}") from error
+        raise UserError(f"{path}: damaged; {REMEDY}") from error

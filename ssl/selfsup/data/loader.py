@@ -13,7 +13,7 @@ from torch import Tensor
 
 from selfsup.data import decode
 from selfsup.data.decoded import Fetch, open_images
-from selfsup.data.index import Index, load_table, verify
+from selfsup.data.index import REMEDY, Index, load_table, verify
 from selfsup.errors import UserError
 from selfsup.params import Data
 from selfsup.views.draw import epoch_order
@@ -54,7 +54,10 @@ class Split:
     def names(self) -> list[str]:
         """The source's file names."""
         tables = (load_table(self.folder / shard.table.file, "name") for shard in self.shards)
-        return [name for table in tables for name in table["name"].tolist()]
+        names = [str(name) for table in tables for name in table["name"].tolist()]
+        if len(names) != self.samples:
+            raise UserError(f"{self.folder}: {len(names)} names for {self.samples} samples of {self.name}; {REMEDY}")
+        return names
 
     def read(self, number: int) -> bytes:
         """The stored file of a sample."""
