@@ -9,23 +9,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
 import launch
 import record
-from selfsup.errors import one_line_errors
+from selfsup.data.index import verify
+from selfsup.errors import UserError, one_line_errors
 from selfsup.params import load
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     params, count = load(), launch.processes()
-    if not launch.inside() and count > 1:
+    worker = launch.inside()
+    if count > 1 and not worker:
+        verify("data/shards", params.data.verify)  # once, and not by every process
         launch.check_devices(count)
         launch.relaunch(count)
     launch.stop_on_sigterm()
     with launch.quiet_when_left_alone():
-        work(params, count)
+        work(params, count, verified=worker)
 
 
-def work(params, count: int) -> None:
+def work(params, count: int, verified: bool) -> None:
     import numpy as np
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from selfsup.evaluation.extraction import write_feature_set
@@ -37,10 +41,14 @@ def work(params, count: int) -> None:
 
     accelerator = make_accelerator("fp32")
     launch.assert_world(count)
-    splits = open_splits(params.data)
+    splits = open_splits(params.data, verified=verified)
     architecture = method_params(params, params.method).backbone
     task = build_task(params, params.method, architecture, splits["train"])
-    task.load_state_dict(load_file("models/pretrained/task.safetensors"))
+    weights = Path("models/pretrained/task.safetensors")
+    try:
+        task.load_state_dict(load_file(weights))
+    except SafetensorError as error:
+        raise UserError(f"{weights}: damaged ({error}); run `dvc repro --force --single-item pretrain`") from None
     encoder = task.encoder().to(accelerator.device)
     facts = {"method": params.method, "backbone": architecture, "epochs": params.pretrain.epochs}
     with record.nested(params, "extract", accelerator.is_main_process) as run:

@@ -1,5 +1,6 @@
 """Shards tell when they are damaged, and what interrupts their writing leaves those that were there."""
 
+import io
 import json
 import os
 import shutil
@@ -112,6 +113,65 @@ def test_a_cut_or_missing_index_is_found(copy):
     (copy / "index.json").unlink()
     with pytest.raises(UserError, match="not found; run"):
         load_index(copy)
+
+
+def without_a_member(path: Path) -> None:
+    """Write a tar again without its third sample."""
+    with tarfile.open(path) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for member, content in members[:4] + members[6:]:
+            tar.addfile(member, io.BytesIO(content))
+
+
+def grown(path: Path) -> None:
+    """The last sample twice."""
+    content = path.read_bytes()
+    end = len(content.rstrip(b"\0")) // 512 * 512 + 512
+    path.write_bytes(content[:end] + content[end - 2048 : end] + bytes(1024))
+
+
+def swapped(path: Path) -> None:
+    """Two samples of one size change places: other labels, the same sizes and counts."""
+    with tarfile.open(path) as tar:
+        a, b = [member for member in tar if member.name.endswith(".png")][:2]
+    content = bytearray(path.read_bytes())
+    size = min(a.size, b.size)
+    first, second = (slice(member.offset_data, member.offset_data + size) for member in (a, b))
+    content[first], content[second] = content[second], content[first]
+    path.write_bytes(content)
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "file", "size_sees_it"),
+    [
+        (without_a_member, "train/000001.tar", True),
+        (grown, "train/000001.tar", True),
+        (lambda path: os.truncate(path, 1000), "train/000001.npz", True),
+        (lambda path: path.unlink(), "train/000001.npz", True),
+        (lambda path: shutil.copy(path.with_name("000000.npz"), path), "train/000001.npz", True),
+        (lambda path: shutil.copy(path.with_name("000000.tar"), path), "train/000001.tar", False),  # of equal size
+        (swapped, "train/000001.tar", False),
+        (flipped, "train/000001.tar", False),
+    ],
+    ids=["member gone", "grown", "table cut", "table gone", "table of another", "another shard", "swapped", "flipped"],
+)  # fmt: skip
+def test_what_each_level_sees(copy, change, file, size_sees_it):
+    """`size` sees what changes a file's size or does not fit the table; `full` sees every change of a byte."""
+    change(copy / file)
+    with pytest.raises(UserError, match=file.replace(".", r"\.").replace("npz", "(npz|tar)")):
+        open_split(copy, "train", data(verify="full"))
+    if size_sees_it:
+        with pytest.raises(UserError, match=file.replace(".", r"\.").replace("npz", "(npz|tar)")):
+            open_split(copy, "train", data(verify="size"))
+    else:
+        open_split(copy, "train", data(verify="size"))
 
 
 # interruption

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,11 +28,18 @@ def open_images(
     """How numbers become squares of `size` pixels and their boxes, with `data.cache` as `cache`.
 
     A cache on the disk lies in `folder`, written by the first process that wants it while the others wait. `auto` is
-    disk when that is there already, or takes less than 20 GB and less than half of the free space; else none.
+    disk when that is there already, or takes less than 20 GB and less than half of the free space, and can be written;
+    else none. Raises `OSError` with the folder's name for `disk`.
     """
     shape = (samples, 3, size, size)
     if cache == "auto":
         cache = "disk" if _complete(folder, shape) or _fits(folder, shape) else "none"
+        if cache == "disk":
+            try:
+                _on_disk(folder, shape, decode)
+            except OSError as error:
+                print(f"note: {folder}: {error.strerror}; images are decoded at each use", file=sys.stderr)
+                cache = "none"
     if cache == "none":
         pool = ThreadPoolExecutor(_THREADS)
         return lambda numbers: _tensors(*_decode_many(decode, pool, numbers.numpy(), size))
@@ -60,10 +68,15 @@ def _fits(folder: Path, shape: tuple[int, ...]) -> bool:
 
 
 def _on_disk(folder: Path, shape: tuple[int, ...], decode: Decode) -> tuple[np.ndarray, np.ndarray]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if not _complete(folder, shape):
-            _decode_to(folder, shape, decode)
+    if not _complete(folder, shape):  # a whole one is read without writing anything
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.with_suffix(".lock")):
+                if not _complete(folder, shape):
+                    _decode_to(folder, shape, decode)
+        except OSError as error:
+            reason = f"{error.strerror or error} (data.cache: none does without it)"
+            raise OSError(error.errno, reason, str(folder)) from error
     # copy-on-write, as torch wants writable memory; all processes of the machine share the pages
     images = np.memmap(folder / "images.uint8", np.uint8, "c", shape=shape)
     return images, np.load(folder / "boxes.npy")
@@ -83,8 +96,6 @@ def _decode_to(folder: Path, shape: tuple[int, ...], decode: Decode) -> None:
                 boxes[start : start + len(box)] = box
         np.save(unfinished / "boxes.npy", boxes)
         unfinished.rename(folder)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(folder)) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

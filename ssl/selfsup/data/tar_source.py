@@ -98,7 +98,7 @@ def _read_shard(url: str, copy: Path, stop: threading.Event) -> list[_Sample]:
     path = fetch(url, copy, stop)
     try:
         return _group(_members(path), path, url)
-    except (UserError, OSError):
+    except UserError:
         raise
     except Exception as error:  # damaged headers make tarfile raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -22,7 +22,10 @@ class Curves:
 
     def add(self, row: Mapping[str, float]) -> None:
         self.rows.append(dict(row))
-        self._file.write(json.dumps(row) + "\n")
+        try:
+            self._file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def close(self) -> list[dict[str, float]]:
         self._file.close()
