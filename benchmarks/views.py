@@ -1,46 +1,40 @@
-"""Images a second through two SimCLR views: batched ones, lightly's per-image ones, torchvision's batched ones.
+"""Images a second through two SimCLR views: batched ones, lightly's and torchvision's per-image ones, kornia's.
 
     uv pip install -e ".[bench]"
     python benchmarks/views.py
 
-Decoded images lie in memory. lightly's `SimCLRTransform` runs in a DataLoader with a worker a core; ours and
-torchvision's run in this process on all cores. torchvision's v2 transforms take a batch, but give all its images the
-same crop and colours, so that its row is a bound and not a rival. The contenders take turns, and the table has medians
-and extremes. Writes benchmarks/results/views.md.
+Decoded images lie in memory. What takes an image at a time (lightly's `SimCLRTransform`, torchvision's v2) runs in a
+DataLoader with a worker a core, the rest in this process on all cores. torchvision's v2 transforms also take a batch,
+but give all its images the same crop and colours, so that this row is a bound and not a rival. kornia draws for each
+image, in one order of the jitter a batch. The contenders take turns, and the table has medians and extremes.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 
+import common
 import torch
-from lightly.transforms import SimCLRTransform
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from selfsup.params import ViewsParams, parse
+from selfsup.training.memory import keep_freed_memory
 from selfsup.views import recipe
 from selfsup.views.draw import Draw
 
-SETTINGS = [(32, 32, 0.0, 1024), (64, 64, 0.5, 1024), (224, 96, 0.5, 512)]  # stored side, view side, blur, images
+SETTINGS = {32: (32, 0.0, 1024), 64: (64, 0.5, 1024), 224: (96, 0.5, 512)}  # stored side: view side, blur, images
 BATCH = 256
-ROUNDS = 7
-RESULTS = Path(__file__).parent / "results" / "views.md"
 
 
-def view_params(blur: float) -> ViewsParams:
+def view_params(blur: float, colour: str) -> ViewsParams:
     jitter = {"p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
     values = {"crop_scale": [0.2, 1.0], "crop_ratio": [0.75, 4 / 3], "flip": 0.5, "jitter": jitter, "grey": 0.2}
-    more = {"blur": [blur, blur], "blur_sigma": [0.1, 2.0], "solarize": [0.0, 0.0]}
+    more = {"colour": colour, "blur": [blur, blur], "blur_sigma": [0.1, 2.0], "solarize": [0.0, 0.0]}
     return parse(ViewsParams, values | more)
 
 
@@ -58,8 +52,8 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.images[i]))
 
 
-def ours(images: Tensor, size: int, blur: float) -> Callable[[int], None]:
-    views = view_params(blur)
+def ours(images: Tensor, size: int, blur: float, colour: str = "exact") -> Callable[[int], None]:
+    views = view_params(blur, colour)
     box = torch.tensor(images.shape[2:]).expand(len(images), 2)
 
     def run(epoch: int) -> None:
@@ -71,10 +65,16 @@ def ours(images: Tensor, size: int, blur: float) -> Callable[[int], None]:
 
 
 def lightly(images: Tensor, size: int, blur: float) -> Callable[[int], None]:
+    from lightly.transforms import SimCLRTransform
+
     transform = SimCLRTransform(
         input_size=size, cj_strength=0.5, min_scale=0.2, gaussian_blur=blur, sigmas=(0.1, 2.0), normalize=None
     )
-    loader = DataLoader(Pictures(images, transform), BATCH, num_workers=os.cpu_count() or 1, persistent_workers=True)
+    return loaded(images, transform)
+
+
+def loaded(images: Tensor, transform: Callable) -> Callable[[int], None]:
+    loader = DataLoader(Pictures(images, transform), BATCH, num_workers=common.cores(), persistent_workers=True)
 
     def run(_: int) -> None:
         for _views in loader:
@@ -83,9 +83,10 @@ def lightly(images: Tensor, size: int, blur: float) -> Callable[[int], None]:
     return run
 
 
-def torchvision(images: Tensor, size: int, blur: float) -> Callable[[int], None]:
-    transform = v2.Compose(
+def torchvision_transform(size: int, blur: float, *first: Callable) -> Callable:
+    return v2.Compose(
         [
+            *first,
             v2.RandomResizedCrop(size, scale=(0.2, 1.0), antialias=True),
             v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True),
@@ -95,6 +96,13 @@ def torchvision(images: Tensor, size: int, blur: float) -> Callable[[int], None]
         ]
     )
 
+
+def torchvision_each(images: Tensor, size: int, blur: float) -> Callable[[int], None]:
+    transform = torchvision_transform(size, blur, v2.ToImage())
+    return loaded(images, lambda image: (transform(image), transform(image)))
+
+
+def batched(images: Tensor, transform: Callable) -> Callable[[int], None]:
     def run(_: int) -> None:
         for ids in torch.arange(len(images)).split(BATCH):
             batch = images[ids]
@@ -103,62 +111,80 @@ def torchvision(images: Tensor, size: int, blur: float) -> Callable[[int], None]
     return run
 
 
+def torchvision(images: Tensor, size: int, blur: float) -> Callable[[int], None]:
+    return batched(images, torchvision_transform(size, blur))
+
+
+def kornia(images: Tensor, size: int, blur: float) -> Callable[[int], None]:
+    import kornia.augmentation as kornia_augmentation
+
+    kernel = 2 * max(1, size // 20) + 1
+    transform = kornia_augmentation.AugmentationSequential(
+        kornia_augmentation.RandomResizedCrop((size, size), scale=(0.2, 1.0)),
+        kornia_augmentation.RandomHorizontalFlip(p=0.5),
+        kornia_augmentation.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+        kornia_augmentation.RandomGrayscale(p=0.2),
+        kornia_augmentation.RandomGaussianBlur((kernel, kernel), (0.1, 2.0), p=blur),
+    )
+    return batched(images, lambda batch: transform(batch.float() / 255))
+
+
 CONTENDERS = {
-    "ours": ours,
+    "ours, colour: exact": ours,
+    "ours, colour: matrix": lambda *setting: ours(*setting, colour="matrix"),
     "lightly, DataLoader": lightly,
+    "torchvision v2, DataLoader": torchvision_each,
     "torchvision v2, one draw a batch": torchvision,
+    "kornia": kornia,
 }
 
 
-def measure(stored: int, size: int, blur: float, count: int) -> dict[str, list[float]]:
+def measure(stored: int, rounds: int) -> list[list[object]]:
+    """The rows of one setting."""
+    size, blur, count = SETTINGS[stored]
     images = torch.randint(0, 256, (count, 3, stored, stored), dtype=torch.uint8)
-    runs = {name: make(images, size, blur) for name, make in CONTENDERS.items()}
-    speeds: dict[str, list[float]] = {name: [] for name in runs}
-    for epoch in range(ROUNDS + 1):  # the first round warms up
-        for name, run in runs.items():
+
+    def arm(run: Callable[[int], None]) -> Callable[[], float]:
+        def speed() -> float:
+            epoch = next(epochs)
             start = time.perf_counter()
             run(epoch)
-            if epoch:
-                speeds[name].append(count / (time.perf_counter() - start))
-    return speeds
+            return count / (time.perf_counter() - start)
 
+        epochs = iter(range(rounds + 1))
+        speed()  # warms up
+        return speed
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    runs = {name: arm(make(images, size, blur)) for name, make in CONTENDERS.items()}
+    speeds = common.alternate(runs, rounds, f"{stored} -> {size}")
+    exact, matrix, *_ = speeds.values()
+    return [
+        [f"{stored} -> {size}", name, common.spread(values)]
+        + [f"{statistics.median(common.ratios(mine, values)):.1f}" for mine in (exact, matrix)]
+        for name, values in speeds.items()
+    ]
 
 
 def main() -> None:
-    load = os.getloadavg()[0]
-    lines = [
-        "| image -> view, pixels | contender | median images/s | lowest - highest | ours / it |",
-        "|" + " --- |" * 5,
-    ]
-    for stored, size, blur, count in SETTINGS:
-        speeds = measure(stored, size, blur, count)
-        best = statistics.median(speeds["ours"])
-        for name, values in speeds.items():
-            median = statistics.median(values)
-            spread = f"{min(values):,.0f} - {max(values):,.0f}"
-            lines.append(f"| {stored} -> {size} | {name} | {median:,.0f} | {spread} | {best / median:.1f} |")
-            print(lines[-1], file=sys.stderr, flush=True)
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "lightly", "pillow"))
-    conditions = [
-        "# Two SimCLR views an image",
-        "",
-        f"- `python benchmarks/views.py`, Python {platform.python_version()}, {versions}",
-        f"- {processor()}, {os.cpu_count()} cores, no GPU used; load before the run {load:.1f}",
-        f"- batches of {BATCH}; {ROUNDS} rounds in which the contenders take turns, after one to warm up",
-        "- crop, flip, jitter (p 0.8), grey (p 0.2) and, but for 32 pixels, blur (p 0.5); noise as images",
-        "- torchvision's v2 gives all images of a batch the same crop and colours: a bound, not a rival",
-        "",
-        *lines,
-    ]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("\n".join(conditions) + "\n")
-    print("\n".join(conditions))
+    parser = common.arguments(__doc__, "views.md")
+    parser.add_argument("--stored", type=int, nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="pixels")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    keep_freed_memory()  # as the stages do
+    rows = [row for stored in args.stored for row in measure(stored, args.rounds)]
+    common.write(
+        args.out,
+        "Two SimCLR views an image",
+        common.conditions("torch", "torchvision", "lightly", "kornia", "pillow"),
+        f"Images a second: median (lowest to highest) of {args.rounds} rounds in which the contenders take turns, "
+        f"after one to warm up; batches of {BATCH}. Crop, flip, jitter (p 0.8), grey (p 0.2) and, but for 32 "
+        "pixels, blur (p 0.5) of noise. `torchvision v2, one draw a batch` gives all images of a batch the same crop "
+        "and colours: a bound, not a rival.",
+        common.table(
+            ["image -> view, pixels", "contender", "images/s", "exact / it", "matrix / it"],
+            rows,
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from selfsup.training import checkpoint, chunks, monitors
 from selfsup.training.curves import Curves
 from selfsup.training.health import finite, layer_norms, stop_if_not_finite
 from selfsup.training.interruption import Interruption
+from selfsup.training.memory import keep_freed_memory
 from selfsup.training.optimizers import apply_schedules, build_optimizer
 from selfsup.training.schedule import warmup_cosine
 from selfsup.views.draw import Draw, splitmix64
@@ -83,6 +84,7 @@ def make_accelerator(precision: str) -> Any:
         raise UserError(f"RANK_TIMEOUT={patience}: must be a whole number of seconds from 1")
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("pretrain.precision: fp16 needs a CUDA device; use fp32 or bf16 here")
+    keep_freed_memory()
     warnings.filterwarnings(
         "ignore", message=".*broadcast_buffers.*", category=FutureWarning
     )  # its successor is too new
