@@ -3,7 +3,7 @@
     uv pip install -e ".[bench]"
     python benchmarks/step.py                       # writes benchmarks/results/step-simclr.md
     python benchmarks/step.py --method byol
-    python benchmarks/step.py --networks ResNet-18 ResNet-50 --precision bf16 --compile --workers 16     # on a GPU
+    python benchmarks/step.py --cases ResNet-18@32 ResNet-50@96 --precision bf16 --compile --workers 16    # on a GPU
 
 All three do the same work on the same JPEG files: the same network, batch, views, optimiser, memory format, precision
 and threads. They take turns in one process; ratios are of the same round. Ours is the project's own loop with its
@@ -13,6 +13,7 @@ The bare network does forward, loss, backward, optimiser and moving average on c
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import tempfile
 import time
@@ -115,14 +116,22 @@ def speed(arm: Callable, batch: int, seconds: float, warmup: int, *values: objec
     return batch / clock.step
 
 
-def rows(args, folder: Path) -> Iterator[list[str]]:
-    for name in args.networks:
-        batch = args.small_batch if DEVICE == "cpu" and name in ("ResNet-18", "ResNet-50") else args.batch
-        params = parameters(
-            image_folder(folder / "images", args.size), args.method, NETWORKS[name], batch_size=batch,
-             epochs=1000, precision=args.precision, compile=args.compile, log_every=10,
-        )  # fmt: skip
-        if not (folder / "shards").exists():
+def case(text: str) -> tuple[str, int]:
+    """`NETWORK@PIXELS` -> both."""
+    name, _, size = text.partition("@")
+    if name not in NETWORKS or not size.isdigit():
+        raise argparse.ArgumentTypeError(f"{text}: write NETWORK@PIXELS with one of {', '.join(NETWORKS)}")
+    return name, int(size)
+
+
+def rows(args, scratch: Path) -> Iterator[list]:
+    for name, size in args.cases:
+        folder, heavy = scratch / str(size), DEVICE == "cpu" and name in ("ResNet-18", "ResNet-50")
+        batch = args.small_batch if heavy else args.batch
+        settings = {"batch_size": batch, "epochs": 1000, "precision": args.precision, "compile": args.compile}
+        params = parameters(image_folder(folder / "images", size), args.method, NETWORKS[name], **settings)
+        if not folder.exists():
+            make_images(folder / "images", args.images, size)
             write(params.data, 0, folder / "shards")
         timing = (batch, args.seconds, args.warmup, params, folder)
         arms = {
@@ -130,21 +139,20 @@ def rows(args, folder: Path) -> Iterator[list[str]]:
             "lightly": partial(speed, lightly, *timing, args.workers),
             "bare": partial(speed, bare, *timing),
         }
-        speeds = common.alternate(arms, args.rounds, name)
+        speeds = common.alternate(arms, args.rounds, f"{name} {size} px")
         over = [common.ratios(speeds["ours"], speeds[other]) for other in ("lightly", "bare")]
-        yield [name, batch, *map(common.spread, speeds.values()), *(common.spread(each, 2) for each in over)]
+        yield [name, size, batch, *map(common.spread, speeds.values()), *(common.spread(each, 2) for each in over)]
 
 
 def main() -> None:
     parser = common.arguments(__doc__, "step-<method>.md")
     parser.add_argument("--method", choices=("simclr", "byol"), default="simclr")
-    small = ["ResNet-9 w4", "ResNet-9 w8", "ResNet-9 w16", "ViT w96 d3", "ResNet-18"]
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=small)
-    parser.add_argument("--size", type=int, default=32, help="pixels")
+    small = ["ResNet-9 w8@16", "ResNet-9 w16@16", "ResNet-9 w8@32", "ResNet-9 w16@32", "ViT w96 d3@32", "ResNet-18@32"]
+    parser.add_argument("--cases", nargs="+", type=case, default=list(map(case, small)), help="NETWORK@PIXELS ...")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--small-batch", type=int, default=32, help="of ResNet-18 and -50 without a GPU")
     parser.add_argument("--images", type=int, default=8192)
-    parser.add_argument("--seconds", type=float, default=4, help="timed a round, at least three steps")
+    parser.add_argument("--seconds", type=float, default=3, help="timed a round, at least three steps")
     parser.add_argument("--warmup", type=int, default=4, help="steps before the clock starts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=common.cores(), help="of lightly's DataLoader")
@@ -152,15 +160,14 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        make_images(Path(scratch, "images"), args.images, args.size)
         found = list(rows(args, Path(scratch)))
     text = (
         f"Images/s, median (minimum to maximum) of {args.rounds} rounds of at least {args.seconds:g} s and three "
-        f"steps, after {args.warmup} steps of warm-up. Two views an image of {args.size} px, {args.precision}"
+        f"steps, after {args.warmup} steps of warm-up. Two views an image, {args.precision}"
         f"{', compiled' * args.compile}, channels_last, {torch.get_num_threads()} threads, {args.workers} workers for "
         "lightly."
     )
-    head = ["network", "batch", "ours, from shards", "lightly", "bare network", "ours / lightly", "ours / bare"]
+    head = ["network", "pixels", "batch", "ours", "lightly", "bare network", "ours / lightly", "ours / bare"]
     where = common.conditions("torch", "torchvision", "lightly", "timm")
     out = args.out or common.RESULTS / f"step-{args.method}.md"
     common.write(out, f"A whole {args.method} step", text, where, common.table(head, found))

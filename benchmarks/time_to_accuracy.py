@@ -90,8 +90,8 @@ def ours(params: Params, folder: Path, every: int) -> Readings:
 
 def lightly(params: Params, folder: Path, every: int, workers: int) -> Readings:
     splits = open_splits(params.data, folder / "shards", verified=True)
-    for split in splits.values():
-        split.gather([0])  # only readings use them
+    for name in ("train", "validation"):
+        splits[name].gather([0])  # only readings use them
     steps = planned_steps(splits["train"].samples, params.pretrain)
     torch.manual_seed(params.seed)
     readings = Readings(params, splits, every, "lightly")

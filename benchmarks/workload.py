@@ -23,7 +23,7 @@ SGD = {"name": "sgd", "lr": 0.06, "momentum": 0.9, "weight_decay": 5e-4}
 VIT = {"patch_size": 4, "embed_dim": 96, "depth": 3, "num_heads": 4, "class_token": False, "fc_norm": False,
        "global_pool": "avg"}  # fmt: skip
 NETWORKS = {
-    **{f"ResNet-9 w{w}": {"name": "resnet9", "small_stem": False, "options": {"width": w}} for w in (4, 8, 16, 64)},
+    **{f"ResNet-9 w{w}": {"name": "resnet9", "small_stem": False, "options": {"width": w}} for w in (8, 16, 64)},
     "ResNet-18": {"name": "resnet18", "small_stem": True, "options": {}},
     "ResNet-50": {"name": "resnet50", "small_stem": True, "options": {}},
     "ViT w96 d3": {"name": "vit_tiny_patch16_224", "small_stem": False, "options": VIT},
