@@ -5,8 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def _line(text: str) -> str:
+    """One line, whatever is in the names of files and classes: line ends and other controls are written out."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 class UserError(Exception):
     """Something the user can mend. The message names the file or parameter and the remedy, in one line."""
+
+    def __str__(self) -> str:
+        return _line(super().__str__())
 
 
 @contextmanager
@@ -15,13 +23,8 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.exit(_line(f"error: {error}"))
+        sys.exit(f"error: {error}")
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         what = f"error: {error.strerror or error}{where}: free space or mend access, then run the same command again"
         sys.exit(_line(what))
-
-
-def _line(text: str) -> str:
-    """One line, whatever is in the names of files and classes: line ends and other controls are written out."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -163,6 +163,7 @@ def test_yaml_bombs_are_refused(tmp_path, text):
         ("seed: " + "[" * 5000, "not valid YAML"),
         ("seed: " + "9" * 5000, "not valid YAML"),
         ("seed: 2001-99-99\n", "not valid YAML"),
+        ("se\ufeffed: 1\n", r"se\ufeffed: unknown parameter"),
         ("# " + "x" * 200_000, "more than 100,000 bytes"),
     ],
 )
