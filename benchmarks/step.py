@@ -87,12 +87,11 @@ def bare(params: Params, folder: Path, clock: Clock) -> None:
         task.backbone.compile()
     optimizer = build_optimizer(task.groups(), method_params(params, params.method).optimizer, lambda p: 0.1)
     size, batch = params.data.image_size, params.pretrain.batch_size
-    views = torch.rand(2 * batch, 3, size, size, device=DEVICE).to(memory_format=torch.channels_last)
-    constant = views if params.method == "simclr" else views.chunk(2)
+    views = tuple(torch.rand(2, batch, 3, size, size, device=DEVICE))
     while True:
         progress = Progress(clock.ticks, 1000, 1000)
         with torch.autocast(DEVICE, torch.bfloat16, enabled=params.pretrain.precision == "bf16"):
-            output = task(constant, progress)
+            output = task(views, progress)
         output.loss.backward()
         optimizer.step()
         task.after_step(output.carry, progress)

@@ -76,3 +76,19 @@ def test_every_benchmark_says_how_to_use_it(script, monkeypatch, capsys):
         runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
     assert end.value.code == 0
     assert "--out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["simclr", "byol"])
+def test_a_step_is_timed(method, monkeypatch, tmp_path):
+    """Ours and the bare network; the peer is not installed here."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    import step
+    import workload
+
+    images = workload.make_images(tmp_path / "images", 60, 16)
+    data = workload.image_folder(images, 16) | {"validation": 0.1, "test": 0.1}
+    params = workload.parameters(data, method, batch_size=8, epochs=2)
+    step.write(params.data, 0, tmp_path / "shards", 1)
+    for arm in (step.ours, step.bare):
+        assert step.speed(arm, 8, 0.0, 1, params, tmp_path) > 0
