@@ -187,7 +187,11 @@ def last_word(said: str, hung: list[int]) -> str:
 
 
 def training(stage: str, params: Any, method: str, work: Callable[[Any, Path, int], None]) -> None:
-    """Run `work(splits, resume, count)` on NPROC processes, the first of which holds the resume folder's lock."""
+    """Run `work(splits, resume, count)` on NPROC processes, alone with the resume folder of exactly this run.
+
+    The process that launches holds one lock and the first worker another, so that a run that is given again when the
+    launcher was killed waits for the last worker's end.
+    """
     from selfsup.training import session
 
     count, worker = processes(), inside()
@@ -195,11 +199,13 @@ def training(stage: str, params: Any, method: str, work: Callable[[Any, Path, in
     resume = session.resume_folder(ROOT, stage, params, method, splits["train"].checksum)
     if not worker:
         check_devices(count)
-        if count > 1:
+    with contextlib.nullcontext() if worker else session.owned(resume):
+        if not worker and count > 1:
             relaunch(count)
-    stop_on_sigterm()
-    with session.owned(resume) if first_process() else contextlib.nullcontext(), quiet_when_left_alone():
-        work(splits, resume, count)
+        stop_on_sigterm()
+        writer = session.owned(resume, "writer") if first_process() else contextlib.nullcontext()
+        with writer, quiet_when_left_alone():
+            work(splits, resume, count)
 
 
 def stop_on_sigterm() -> None:

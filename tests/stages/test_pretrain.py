@@ -170,20 +170,25 @@ def test_small_is_valid():
     assert small().pretrain.batch_size == 32
 
 
-def test_a_configuration_that_is_being_trained_is_not_trained_twice(hundred, tmp_path):
+@pytest.mark.parametrize("world", ["1", "2"])
+def test_a_configuration_that_is_being_trained_is_waited_for(hundred, tmp_path, world):
     from selfsup.training import session
 
     folder = workspace(tmp_path, hundred)
     params = load(folder / "params.yaml")
     splits = session.open_splits(params.data, folder / "data/shards", verified=True)
-    resume = session.resume_folder(folder, "pretrain", params, "simclr", splits["train"].checksum)
-    with session.owned(resume):
-        for world in ("1", "2"):
-            done = stage(folder, "pretrain", NPROC=world)
-            assert done.returncode == 1 and "another process trains exactly this" in done.stderr
-    assert stage(folder, "pretrain").returncode == 0
+    resume = session.resume_folder(Path(), "pretrain", params, "simclr", splits["train"].checksum)
+    command, log = [sys.executable, str(ROOT / "stages/pretrain.py")], tmp_path / "log"
+    with session.owned(folder / resume), log.open("w") as file:
+        waiting = subprocess.Popen(command, cwd=folder, env=os.environ | {"NPROC": world}, stderr=file)
+        while "another process trains exactly this configuration; waiting" not in log.read_text():
+            assert waiting.poll() is None
+            time.sleep(0.1)
+        assert not list((folder / resume).glob("*")), "nothing is trained meanwhile"
+    assert waiting.wait(timeout=120) == 0
+    assert (folder / "models/pretrained/task.safetensors").exists()
     other = params.model_copy(update={"seed": 1})
-    assert session.resume_folder(folder, "pretrain", other, "simclr", splits["train"].checksum) != resume
+    assert session.resume_folder(Path(), "pretrain", other, "simclr", splits["train"].checksum) != resume
 
 
 def test_a_killed_process_is_named_and_the_run_goes_on_after(hundred, tmp_path):

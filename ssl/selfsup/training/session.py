@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,6 @@ import torch
 from torch import nn
 
 from selfsup.data.loader import Split, open_split
-from selfsup.errors import UserError
 from selfsup.nn.distributed import rank
 from selfsup.params import Data, Params
 from selfsup.task import Task
@@ -51,16 +51,17 @@ def resume_folder(root: Path, stage: str, params: Params, method: str, checksum:
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with the process. Raises `UserError` when another process has it."""
+def owned(folder: Path, role: str = "run") -> Iterator[None]:
+    """Hold the folder's lock of that role, which ends with the process; wait, and say so, while another has it."""
     from filelock import FileLock, Timeout
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"), timeout=0)
+    lock = FileLock(folder.with_suffix(f".{role}.lock"))
     try:
-        lock.acquire()
+        lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"{folder}: another process trains exactly this configuration; wait for it to end") from None
+        print(f"{folder}: another process trains exactly this configuration; waiting for its end", file=sys.stderr)
+        lock.acquire(poll_interval=0.5)
     try:
         yield
     finally:
