@@ -34,6 +34,19 @@ def test_a_damaged_one_is_named_and_passed_over(tmp_path, capsys, damage):
     assert newest.name in capsys.readouterr().err
 
 
+def test_a_program_in_place_of_weights_is_not_run(tmp_path, capsys):
+    checkpoint.save(tmp_path, 1, state(1))
+    ran = tmp_path / "ran"
+
+    class Program:
+        def __reduce__(self):
+            return (ran.touch, ())
+
+    checkpoint.save(tmp_path, 2, state(2) | {"task": Program()})
+    assert checkpoint.load(tmp_path)["step"] == 1
+    assert "not run" in capsys.readouterr().err and not ran.exists()
+
+
 @pytest.mark.parametrize("where", ["write", "flush"])
 def test_a_full_disk_is_one_line_and_the_old_checkpoint_survives(tmp_path, monkeypatch, where):
     checkpoint.save(tmp_path, 1, state(1))

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,11 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
 def load(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint whose checksum holds, or None. A damaged one is named on stderr and passed over."""
     for path in _all(folder):
+        reason = "its checksum differs"
         if path.stem.endswith(_digest(path)[:16]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-        print(f"warning: {path} is damaged (its checksum differs); using the one before", file=sys.stderr)
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except (pickle.UnpicklingError, RuntimeError, EOFError):  # written by something else
+                reason = "it holds something else than weights, which is not run"
+        print(f"warning: {path} is damaged ({reason}); using the one before", file=sys.stderr)
     return None
