@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 
 from selfsup.params import ViewsParams, parse
 from selfsup.training.memory import keep_freed_memory
-from selfsup.views import recipe
+from selfsup.views import colour, ops, recipe
 from selfsup.views.draw import Draw
 
 SETTINGS = {32: (32, 0.0, 1024), 64: (64, 0.5, 1024), 224: (96, 0.5, 512)}  # stored side: view side, blur, images
@@ -52,8 +52,8 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.images[i]))
 
 
-def ours(images: Tensor, size: int, blur: float, colour: str = "exact") -> Callable[[int], None]:
-    views = view_params(blur, colour)
+def ours(images: Tensor, size: int, blur: float, mode: str = "exact") -> Callable[[int], None]:
+    views = view_params(blur, mode)
     box = torch.tensor(images.shape[2:]).expand(len(images), 2)
 
     def run(epoch: int) -> None:
@@ -131,7 +131,7 @@ def kornia(images: Tensor, size: int, blur: float) -> Callable[[int], None]:
 
 CONTENDERS = {
     "ours, colour: exact": ours,
-    "ours, colour: matrix": lambda *setting: ours(*setting, colour="matrix"),
+    "ours, colour: matrix": lambda *setting: ours(*setting, mode="matrix"),
     "lightly, DataLoader": lightly,
     "torchvision v2, DataLoader": torchvision_each,
     "torchvision v2, one draw a batch": torchvision,
@@ -165,12 +165,47 @@ def measure(stored: int, rounds: int) -> list[list[object]]:
     ]
 
 
+def operations(stored: int, rounds: int) -> list[list[object]]:
+    """Milliseconds of each operation on one view of a batch, on one thread."""
+    size, blur, _ = SETTINGS[stored]
+    images = torch.randint(0, 256, (BATCH, 3, stored, stored), dtype=torch.uint8)
+    box, draw = torch.full((BATCH, 2), stored), Draw(0, 0, torch.arange(BATCH))
+    views = view_params(blur, "exact")
+    n = recipe.view_numbers(box, draw, views, 0)
+    x = ops.resized_crop(images, n.crop, size, n.flip)
+    half, kernel = x[: BATCH // 2], 2 * max(1, size // 20) + 1
+    work = {
+        "draw the numbers": lambda: recipe.view_numbers(box, draw, views, 0),
+        "crop, resize, flip": lambda: ops.resized_crop(images, n.crop, size, n.flip),
+        "jitter, exact": lambda: colour.colour_jitter(x, n.factors, n.order),
+        "jitter and grey, matrix": lambda: colour.matrix_jitter(x, n.factors, n.grey),
+        "blur of half of the images": lambda: ops.gaussian_blur(half, n.sigma[: len(half)], kernel),
+        "bound: uint8 to float, copied once": lambda: images.float().add_(1),
+        "bound: the views copied once": x.clone,
+    }
+    parts = dict(work) if blur else {name: call for name, call in work.items() if "blur" not in name}
+    rows = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name, call in parts.items():
+        call()
+        times = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            call()
+            times.append(1000 * (time.perf_counter() - start))
+        rows.append([f"{stored} -> {size}", name, common.spread(times, 1)])
+    torch.set_num_threads(threads)
+    return rows
+
+
 def main() -> None:
     parser = common.arguments(__doc__, "views.md")
     parser.add_argument("--stored", type=int, nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="pixels")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     keep_freed_memory()  # as the stages do
+    profile = [row for stored in args.stored for row in operations(stored, 10 * args.rounds)]
     rows = [row for stored in args.stored for row in measure(stored, args.rounds)]
     common.write(
         args.out,
@@ -184,6 +219,9 @@ def main() -> None:
             ["image -> view, pixels", "contender", "images/s", "exact / it", "matrix / it"],
             rows,
         ),
+        "## Where the time goes",
+        f"One view of {BATCH} images on one thread, the whole batch at once; {10 * args.rounds} times.",
+        common.table(["image -> view, pixels", "operation", "ms"], profile),
     )
 
 
