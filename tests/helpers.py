@@ -37,15 +37,19 @@ def params(**overrides: Any) -> Params:
     return parse(Params, copy.deepcopy(values(**overrides)))
 
 
+HEADS = [  # the method's blocks that are heads
+    (method, head)
+    for method, block in values()["methods"].items()
+    for head in ("projector", "predictor")
+    if head in block
+]
 SMALL = {  # networks and runs that take a second
     "backbones__conv__options": {"width": 4},
     "backbones__vit__options": {
         "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2,
         "class_token": False, "global_pool": "avg", "fc_norm": False,
     },
-    "methods__simclr__projector": {"layers": 2, "hidden": 32, "out": 16},
-    "methods__byol__projector": {"layers": 2, "hidden": 32, "out": 16},
-    "methods__byol__predictor": {"layers": 2, "hidden": 32, "out": 16},
+    **{f"methods__{method}__{head}": {"layers": 2, "hidden": 32, "out": 16} for method, head in HEADS},
     "methods__mae__decoder": {"width": 32, "depth": 1, "heads": 2},
     "views__solarize": [0.0, 0.2],
     "views__grey": 0.2,

@@ -31,14 +31,28 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
     "backbones": {"errors", "params", "strict", "nn"},
     "export": {"errors", "params", "strict", "backbones"},
     "data": {"errors", "files", "params", "strict", "views"},
-    "methods": {"errors", "params", "strict", "task", "nn", "views", "backbones"},
-    "evaluation": {"errors", "files", "params", "strict", "task", "nn", "views", "backbones", "data", "methods"},
+    "siamese": {"params", "strict", "task", "nn", "views"},
+    "methods": {"errors", "params", "strict", "task", "siamese", "nn", "views", "backbones"},
+    "evaluation": {
+        "errors",
+        "files",
+        "params",
+        "strict",
+        "task",
+        "siamese",
+        "nn",
+        "views",
+        "backbones",
+        "data",
+        "methods",
+    },
     "training": {
         "errors",
         "files",
         "params",
         "strict",
         "task",
+        "siamese",
         "nn",
         "views",
         "backbones",
@@ -52,6 +66,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
         "params",
         "strict",
         "task",
+        "siamese",
         "nn",
         "views",
         "backbones",
@@ -74,9 +89,9 @@ PROBE = tuple(f"ssl/selfsup/evaluation/{name}.py" for name in ("compare", "knn",
 # Code that a stage's script imports and that DVC need not know of, because it decides nothing there.
 WAIVED = {
     "check": ("ssl/selfsup/",),  # its out says that params.yaml was valid, nothing else
-    "pixels": ("ssl/selfsup/training/", "ssl/selfsup/methods/", "ssl/selfsup/task.py", *PROBE),  # nothing is trained
+    "pixels": tuple(f"ssl/selfsup/{name}" for name in ("training/", "methods/", "task.py", "siamese.py")) + PROBE,
     "extract": ("ssl/selfsup/training/", "ssl/selfsup/task.py", *PROBE),  # the network comes from models/pretrained
-    "baseline": PROBE,
+    "baseline": ("ssl/selfsup/siamese.py", *PROBE),
     "pretrain": ("ssl/selfsup/evaluation/extraction.py", *PROBE),
 }
 

@@ -44,6 +44,7 @@ class Facts:
     classes: int  # 0: no labels
     image_size: int  # pixels
     steps: int  # optimiser steps of the whole run
+    peak_lr: float  # of the run's schedule: the block's optimizer.lr scaled to the batch
     views: ViewsParams
     backbone: Callable[[], Backbone]  # a new backbone of the method's architecture
 

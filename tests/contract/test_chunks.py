@@ -5,14 +5,14 @@ import torch
 
 from tests.contract.runs import dropped, steps_in_float64
 from tests.contract.test_processes import TOLERANCE, largest_difference
-from tests.helpers import METHODS, processes
+from tests.helpers import HEADS, METHODS, processes
 
 HEAD = {"layers": 1, "hidden": 32, "out": 16}  # nothing that normalises over the batch
 EXACT = {f"methods__{method}__backbone": "vit" for method in METHODS} | {
-    "methods__simclr__projector": HEAD,
-    "methods__byol__projector": HEAD,
-    "methods__byol__predictor": HEAD,
+    f"methods__{method}__{head}": HEAD for method, head in HEADS
 }
+# without the batch norm on its output
+EXACT |= {f"methods__simsiam__{head}": HEAD | {"layers": 0} for head in ("projector", "predictor")}
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ def test_every_trained_parameter_gets_a_gradient(without_gradient, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_bfloat16_learns_about_the_same(losses, method):
     single, half = losses[method]
-    assert math.isfinite(half) and half == pytest.approx(single, rel=0.1)
+    assert math.isfinite(half) and half == pytest.approx(single, rel=0.1, abs=0.02)
     assert half != single  # autocast was on
 
 

@@ -9,7 +9,7 @@ from selfsup.errors import UserError
 from selfsup.params import MethodParams, Params
 from selfsup.strict import parse
 from selfsup.task import Facts, Task
-from selfsup.training.loop import planned_steps
+from selfsup.training.loop import peak_lr, planned_steps
 
 
 def method_params(params: Params, name: str) -> MethodParams:
@@ -35,6 +35,7 @@ def build_task(params: Params, name: str, architecture: str, split: Split) -> Ta
         classes=len(split.classes),
         image_size=params.data.image_size,
         steps=planned_steps(split.samples, params.pretrain),
+        peak_lr=peak_lr(block.optimizer, params.pretrain),
         views=params.views,
         backbone=lambda: fresh_backbone(params, architecture, split),
     )

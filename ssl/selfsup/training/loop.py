@@ -69,6 +69,11 @@ def planned_steps(samples: int, pretrain: Pretrain) -> int:
     return pretrain.epochs * (samples // pretrain.batch_size)
 
 
+def peak_lr(optimizer: SGD | LARS | AdamW, pretrain: Pretrain) -> float:
+    """The learning rate at the end of the warm-up: `lr` is per 256 images."""
+    return optimizer.lr * pretrain.batch_size / 256
+
+
 def reseed(seed: int, step: int, chunk: int = 0) -> None:
     """Torch's own generator (dropout) becomes a function of seed, step, chunk and rank."""
     key = splitmix64(splitmix64(torch.tensor([seed])) + (step << 30) + (chunk << 15) + rank())
@@ -120,8 +125,8 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
         task.to(memory_format=torch.channels_last)
     per_epoch = split.samples // settings.batch_size
     steps = planned_steps(split.samples, settings)
-    peak = plan.optimizer.lr * settings.batch_size / 256
-    optimizer = build_optimizer(task.groups(), plan.optimizer, warmup_cosine(peak, settings.warmup_epochs * per_epoch))
+    schedule = warmup_cosine(peak_lr(plan.optimizer, settings), settings.warmup_epochs * per_epoch)
+    optimizer = build_optimizer(task.groups(), plan.optimizer, schedule)
     state = checkpoint.load(plan.resume) or {"step": 0, "seconds": 0.0, "skipped": 0}
     if state["step"]:
         task.load_state_dict(state["task"])

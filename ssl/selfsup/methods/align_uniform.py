@@ -1,0 +1,52 @@
+"""Alignment and uniformity: what InfoNCE asks for in the limit, asked for directly.
+
+Wang & Isola 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+Hypersphere", arXiv:2005.10242; section 4.1, uniformity being the mean of both views'.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from selfsup.nn.distributed import gather
+from selfsup.params import HeadParams, MethodParams
+from selfsup.siamese import Siamese
+from selfsup.task import Facts, Output, Progress
+
+
+class Params(MethodParams):
+    alpha: PositiveFloat  # power of the distance of positives
+    t: PositiveFloat  # sharpness of the Gaussian potential
+    align_weight: NonNegativeFloat
+    uniform_weight: NonNegativeFloat
+    projector: HeadParams
+
+
+def alignment(a: Tensor, b: Tensor, alpha: float) -> Tensor:  # [N D] of length 1 -> []
+    """E |a - b|^alpha over positive pairs."""
+    return (a - b).square().sum(1).clamp(min=1e-24).pow(alpha / 2).mean()
+
+
+def uniformity(z: Tensor, t: float) -> Tensor:  # [N D] of length 1 -> []
+    """log E exp(-t |z_i - z_j|^2) over pairs i != j."""
+    squares = 2 - 2 * z @ z.T
+    apart = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    return squares[apart].mul(-t).exp().mean().log()
+
+
+class AlignUniform(Siamese):
+    def __init__(self, params: Params, facts: Facts):
+        super().__init__(facts, params.projector)
+        self.params = params
+
+    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
+        a, b = (gather(z) for z in embeddings)
+        x, y = (F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1) for z in (a, b))
+        with torch.autocast(x.device.type, enabled=False):
+            align = alignment(x, y, self.params.alpha)
+            uniform = (uniformity(x, self.params.t) + uniformity(y, self.params.t)) / 2
+        loss = self.params.align_weight * align + self.params.uniform_weight * uniform
+        return Output(loss, embeddings=(a.detach(), b.detach()))

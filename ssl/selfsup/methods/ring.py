@@ -1,0 +1,42 @@
+"""Ring: negatives neither too easy nor, being perhaps of the same class, too hard (conditional NCE).
+
+Wu et al. 2021, "Conditional Negative Sampling for Contrastive Learning of Visual Representations", arXiv:2010.02037.
+Of all negatives the nearest `outer` share is kept, and of those the nearest `inner` share dropped. `outer` falls
+linearly from 1 over the first `anneal` share of the run.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+
+from selfsup.nn.contrastive import info_nce, ring, similarities
+from selfsup.nn.distributed import gather
+from selfsup.params import HeadParams, MethodParams
+from selfsup.siamese import Siamese
+from selfsup.task import Facts, Output, Progress
+
+
+class Params(MethodParams):
+    temperature: PositiveFloat  # tau
+    outer: Annotated[float, Field(gt=0, le=1)]  # w_u at the end
+    inner: Annotated[float, Field(ge=0, lt=1)]  # w_l, of the outer share
+    anneal: Annotated[float, Field(ge=0, le=1)]  # share of the run in which the outer share falls
+    projector: HeadParams
+
+
+class Ring(Siamese):
+    def __init__(self, params: Params, facts: Facts):
+        super().__init__(facts, params.projector)
+        self.params = params
+
+    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
+        a, b = (gather(z) for z in embeddings)
+        knobs = self.params
+        fallen = min(1.0, progress.fraction / knobs.anneal) if knobs.anneal else 1.0
+        positive, negatives = similarities(a, b, knobs.temperature)
+        kept = ring(negatives, 1 + (knobs.outer - 1) * fallen, knobs.inner)
+        mean = kept[kept.isfinite()].mean().detach() * knobs.temperature
+        logs = {"negative_similarity": mean}  # rises as the ring closes in
+        return Output(info_nce(positive, kept), logs=logs, embeddings=(a.detach(), b.detach()))

@@ -1,0 +1,46 @@
+"""SimSiam: predict the other view with no negatives and no momentum encoder; stop-gradient keeps it from collapsing.
+
+Chen & He 2021, "Exploring Simple Siamese Representation Learning", arXiv:2011.10566; equation 2.
+The predictor's learning rate does not fall (section 4.2); `stop_gradient: false` collapses (section 4.1).
+Expect (CIFAR-10, ResNet-18, 200 epochs, linear): 88 %.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfsup.nn.distributed import gather
+from selfsup.nn.heads import mlp
+from selfsup.params import HeadParams, MethodParams
+from selfsup.siamese import Siamese
+from selfsup.task import Facts, Group, Output, Progress, decayed_groups
+
+
+class Params(MethodParams):
+    projector: HeadParams  # of f, with a batch norm on its output
+    predictor: HeadParams  # h, a bottleneck; 0 layers: none, and the method collapses
+    stop_gradient: bool  # false: the ablation that collapses
+
+
+def distance(p: Tensor, z: Tensor) -> Tensor:  # [B D], [B D] -> []
+    """Equation 1: the negative cosine, mean over the batch."""
+    return -F.cosine_similarity(*((p, z) if p.dtype == torch.float64 else (p.float(), z.float())), dim=1).mean()
+
+
+class SimSiam(Siamese):
+    def __init__(self, params: Params, facts: Facts):
+        super().__init__(facts, params.projector, norm_output=True)
+        self.predictor = mlp(self.width, params.predictor)  # h
+        self.stop_gradient, self.peak = params.stop_gradient, facts.peak_lr
+
+    def forward(self, views: tuple[Tensor, Tensor], progress: Progress) -> Output:
+        z = [self.projector(self.backbone(view)["pooled"]) for view in views]  # one batch norm a view
+        p1, p2 = (self.predictor(x) for x in z)
+        z1, z2 = (x.detach() for x in z) if self.stop_gradient else z
+        loss = distance(p1, z2) / 2 + distance(p2, z1) / 2
+        return Output(loss, embeddings=[gather(x.detach()) for x in z])
+
+    def groups(self) -> list[Group]:
+        mine = [(name, p) for name, p in self.named_parameters() if name.startswith("predictor.")]
+        rest = [(name, p) for name, p in self.named_parameters() if not name.startswith("predictor.")]
+        return decayed_groups(iter(rest)) + decayed_groups(iter(mine), lr=lambda _: self.peak)

@@ -1,0 +1,68 @@
+"""Losses that hold each view against one positive and many negatives: one similarity matrix, different weightings.
+
+With s the positive's cosine / tau, s_k those of the n negatives, and each view once the anchor, all are means of
+-s + log(e^s + n g), the methods differing in g, the weight of the negatives beside the positive:
+
+    InfoNCE (NT-Xent)   g = mean of e^s_k
+    ring                the same, over the negatives of middling similarity only; all of them: InfoNCE
+    debiased            g = (mean of e^s_k - tau_plus e^s) / (1 - tau_plus), at least e^(-1/tau); tau_plus 0: InfoNCE
+    hard negatives      debiased with the mean weighted by e^(beta s_k); beta 0: debiased
+    decoupled (DCL)     InfoNCE without the e^s in the logarithm: less by the mean of -log(1 - p), p being e^s's share
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def similarities(a: Tensor, b: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Cosines / tau of all 2N views as anchors: of their positives [2N], and of all views [2N 2N].
+
+    `a` and `b` [N D] are the two views of the same images. In the matrix, the view itself and its positive are -inf;
+    the 2N - 2 others are its negatives. In float32 or better whatever the autocast.
+    """
+    z = torch.cat([a, b])
+    z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
+    with torch.autocast(z.device.type, enabled=False):
+        s = z @ z.T / tau
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    partner = own.roll(len(a), 1)
+    return s[partner], s.masked_fill(own | partner, -torch.inf)
+
+
+def info_nce(positive: Tensor, negatives: Tensor) -> Tensor:  # [M], [M K] -> []
+    """Oord et al. 2018, arXiv:1807.03748: -log of the positive's share among all candidates."""
+    return (torch.logaddexp(positive, negatives.logsumexp(1)) - positive).mean()
+
+
+def decoupled(positive: Tensor, negatives: Tensor, weight: Tensor | float = 1.0) -> Tensor:  # [M], [M K] -> []
+    """Yeh et al. 2022, arXiv:2110.06848, equations 5 and 6: the positive is left out of the denominator."""
+    return (negatives.logsumexp(1) - weight * positive).mean()
+
+
+def debiased(positive: Tensor, negatives: Tensor, tau: float, tau_plus: float, beta: float = 0.0) -> Tensor:
+    """Chuang et al. 2020, arXiv:2007.00224, equation 8; weighted by e^(beta s): Robinson et al. 2021, arXiv:2010.04592.
+
+    `tau_plus` is the chance that a negative is of the anchor's class. [M], [M K] -> []
+    """
+    count = negatives.isfinite().sum(1)
+    top = 1 / tau  # the largest possible similarity: everything is divided by its exponential
+    p = (positive - top).exp()
+    share = torch.softmax(torch.where(negatives.isfinite(), beta * negatives, -torch.inf), dim=1)
+    mean = (share * (negatives - top).exp()).sum(1)
+    g = ((mean - tau_plus * p) / (1 - tau_plus)).clamp(min=math.exp(-2 * top))
+    return (torch.log(p + count * g) - (positive - top)).mean()
+
+
+def ring(negatives: Tensor, outer: float, inner: float) -> Tensor:  # [M K] -> [M K]
+    """Of each row's negatives the nearest `outer` share, less the nearest `inner` share of those; the others -inf.
+
+    At least one is kept.
+    """
+    count = negatives.isfinite().sum(1, keepdim=True)
+    most = (outer * count).ceil().clamp(min=1)
+    least = torch.minimum((inner * most).floor(), most - 1)
+    rank = negatives.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # 0: the nearest
+    return negatives.masked_fill((rank < least) | (rank >= most), -torch.inf)

@@ -1,0 +1,41 @@
+"""Alignment and uniformity on points made by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from selfsup.methods.align_uniform import alignment, uniformity
+
+
+def test_points_on_a_circle():
+    """Four points at right angles: squared distances 2 (twice) and 4 from each."""
+    z = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]], dtype=torch.float64)
+    for t in (1.0, 2.0):
+        expected = math.log((2 * math.exp(-2 * t) + math.exp(-4 * t)) / 3)
+        assert uniformity(z, t).item() == pytest.approx(expected, rel=1e-12)
+    turned = z.roll(1, 0)
+    for alpha in (1.0, 2.0, 3.0):
+        assert alignment(z, turned, alpha).item() == pytest.approx(2 ** (alpha / 2), rel=1e-12)
+
+
+def test_collapsed_points_are_aligned_and_not_uniform():
+    z = torch.tensor([[0.6, 0.8]] * 5, dtype=torch.float64)
+    assert alignment(z, z, 2.0).item() < 1e-20 and uniformity(z, 2.0).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_equal_plain_loops():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 6, 3))
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    pairs = [math.exp(-2 * np.sum((a[i] - a[j]) ** 2)) for i in range(6) for j in range(6) if i != j]
+    assert uniformity(torch.tensor(a), 2.0).item() == pytest.approx(math.log(np.mean(pairs)), rel=1e-12)
+    expected = np.mean([np.linalg.norm(x - y) ** 1.5 for x, y in zip(a, b, strict=True)])
+    assert alignment(torch.tensor(a), torch.tensor(b), 1.5).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_gradient_is_finite_where_views_coincide():
+    a = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    alignment(a, a.detach().clone(), 1.0).backward()
+    assert a.grad.isfinite().all()

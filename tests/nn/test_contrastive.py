@@ -1,0 +1,143 @@
+"""The losses that weigh negatives differently: against plain loops, and how they reduce to each other."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from selfsup.nn.contrastive import debiased, decoupled, info_nce, ring, similarities
+
+N, TAU = 5, 0.3
+
+
+@pytest.fixture
+def views():
+    a, b = torch.randn(2, N, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return a, b
+
+
+def slow(a, b, tau):
+    """For every view: the positive's similarity and the list of the negatives', pair by pair."""
+    z = [x / np.linalg.norm(x) for x in (*a.numpy(), *b.numpy())]
+    n = len(a)
+    for i in range(2 * n):
+        partner = (i + n) % (2 * n)
+        yield z[i] @ z[partner] / tau, [z[i] @ z[k] / tau for k in range(2 * n) if k not in (i, partner)]
+
+
+def test_info_nce(views):
+    expected = np.mean([-p + math.log(math.exp(p) + sum(map(math.exp, s))) for p, s in slow(*views, TAU)])
+    assert info_nce(*similarities(*views, TAU)).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_decoupled_and_its_weights(views):
+    from selfsup.methods.dcl import von_mises_fisher
+
+    rows = list(slow(*views, TAU))
+    expected = np.mean([-p + math.log(sum(map(math.exp, s))) for p, s in rows])
+    positive, negatives = similarities(*views, TAU)
+    assert decoupled(positive, negatives).item() == pytest.approx(expected, rel=1e-12)
+    sigma = 0.5
+    raw = np.array([math.exp(p * TAU / sigma) for p, _ in rows])
+    weights = 2 - raw / raw.mean()
+    found = von_mises_fisher((positive * TAU).requires_grad_(), sigma)
+    assert not found.requires_grad
+    np.testing.assert_allclose(found.numpy(), weights, rtol=1e-12)
+    assert found.mean().item() == pytest.approx(1, rel=1e-12)
+    expected = np.mean([-w * p + math.log(sum(map(math.exp, s))) for w, (p, s) in zip(weights, rows, strict=True)])
+    assert decoupled(positive, negatives, found).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("tau_plus", [0.0, 0.1, 0.6])
+@pytest.mark.parametrize("beta", [0.0, 1.0, 2.5])
+def test_debiased_and_hard(views, tau_plus, beta):
+    total = []
+    for p, s in slow(*views, TAU):
+        n = len(s)
+        weights = np.exp(beta * np.array(s))
+        mean = np.sum(weights * np.exp(s)) / np.sum(weights)
+        g = max((mean - tau_plus * math.exp(p)) / (1 - tau_plus), math.exp(-1 / TAU))
+        total.append(-math.log(math.exp(p) / (math.exp(p) + n * g)))
+    found = debiased(*similarities(*views, TAU), TAU, tau_plus, beta).item()
+    assert found == pytest.approx(np.mean(total), rel=1e-12)
+
+
+def test_the_floor_of_the_debiased_negatives_acts():
+    """One negative opposite to an anchor that equals its positive: the estimate is negative, the floor holds."""
+    positive = torch.tensor([1 / TAU], dtype=torch.float64)
+    negatives = torch.tensor([[-1 / TAU, -torch.inf]], dtype=torch.float64)
+    expected = -math.log(math.exp(1 / TAU) / (math.exp(1 / TAU) + math.exp(-1 / TAU)))
+    assert debiased(positive, negatives, TAU, 0.5).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_reductions(views):
+    """The identities that the module's docstring names."""
+    positive, negatives = similarities(*views, TAU)
+    plain = info_nce(positive, negatives)
+    torch.testing.assert_close(debiased(positive, negatives, TAU, 0.0), plain, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        debiased(positive, negatives, TAU, 0.1, 0.0), debiased(positive, negatives, TAU, 0.1), rtol=0, atol=0
+    )
+    torch.testing.assert_close(info_nce(positive, ring(negatives, 1.0, 0.0)), plain, rtol=0, atol=0)
+    share = (positive - torch.logaddexp(positive, negatives.logsumexp(1))).exp()
+    torch.testing.assert_close(
+        plain - decoupled(positive, negatives), (-torch.log(1 - share)).mean(), rtol=1e-10, atol=0
+    )
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(1.0, 0.0), (0.5, 0.25), (0.3, 0.5), (0.01, 0.9), (1.0, 0.99)])
+def test_ring_keeps_the_middle(views, outer, inner):
+    _, negatives = similarities(*views, TAU)
+    kept = ring(negatives, outer, inner)
+    for row, (_, s) in zip(kept, slow(*views, TAU), strict=True):
+        most = max(1, math.ceil(outer * len(s)))
+        least = min(math.floor(inner * most), most - 1)
+        expected = sorted(s, reverse=True)[least:most]
+        np.testing.assert_allclose(sorted(row[row.isfinite()].tolist(), reverse=True), expected, rtol=1e-12)
+
+
+def test_temperatures_far_down_do_not_overflow():
+    """tau 0.01: e^100 is beyond float32."""
+    a, b = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(1))
+    low, high = (
+        [f(*similarities(x.to(dtype), y.to(dtype), 0.01)).item() for f in (info_nce, decoupled)]
+        + [debiased(*similarities(x.to(dtype), y.to(dtype), 0.01), 0.01, 0.1, 1.0).item()]
+        for x, y, dtype in ((a, b, torch.float32), (a, b, torch.float64))
+    )
+    np.testing.assert_allclose(low, high, rtol=1e-3)
+    assert np.isfinite(low).all()
+
+
+def test_gradients_equal_finite_differences(views):
+    a, b = (x.requires_grad_() for x in views)
+    for loss in (
+        lambda a, b: decoupled(*similarities(a, b, TAU)),
+        lambda a, b: debiased(*similarities(a, b, TAU), TAU, 0.1, 1.0),
+    ):
+        assert torch.autograd.gradcheck(loss, (a, b))
+
+
+def test_the_simple_loss_is_the_limit_of_info_nce_at_high_temperature(views):
+    """tau x InfoNCE's gradient tends to n / (n + 1) x the simple loss's, n negatives; tau x InfoNCE to the hinge."""
+    from selfsup.methods.simple_contrastive import simple
+
+    a, b = (x.requires_grad_() for x in views)
+    tau, n = 1e5, 2 * N - 2
+    (warm,) = torch.autograd.grad(tau * info_nce(*similarities(a, b, tau)), a)
+    (plain,) = torch.autograd.grad(simple(*similarities(a, b, 1.0), 1.0), a)
+    torch.testing.assert_close(warm, n / (n + 1) * plain, rtol=1e-3, atol=1e-8)
+    cold = 1e-3
+    hinge = np.mean([max(0.0, (max(s) - p) * TAU) for p, s in slow(a.detach(), b.detach(), TAU)])
+    assert cold * info_nce(*similarities(a, b, cold)).item() == pytest.approx(hinge, abs=5e-3)
+
+
+def test_the_simple_loss(views):
+    from selfsup.methods.simple_contrastive import simple
+
+    rows = list(slow(*views, 1.0))
+    positive, negatives = similarities(*views, 1.0)
+    expected = np.mean([-p + 0.7 / len(s) * sum(s) for p, s in rows])
+    assert simple(positive, negatives, 0.7).item() == pytest.approx(expected, rel=1e-12)
+    expected = np.mean([-p + sum(sorted(s)[-2:]) / 2 for p, s in rows])
+    assert simple(positive, ring(negatives, 0.25, 0.0), 1.0).item() == pytest.approx(expected, rel=1e-12)
