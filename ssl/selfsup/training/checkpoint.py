@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def load(folder: Path) -> dict[str, Any] | None:
         if path.stem.endswith(_digest(path)[:16]):
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError):  # written by something else
+            except Exception:  # noqa: BLE001 - whatever it is, it is not what `save` wrote
                 reason = "it holds something else than weights, which is not run"
         print(f"warning: {path} is damaged ({reason}); using the one before", file=sys.stderr)
     return None
