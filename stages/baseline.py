@@ -58,6 +58,7 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
     import torch
 
     from selfsup.evaluation.extraction import write_feature_set
+    from selfsup.files import replaced
     from selfsup.training import session
     from selfsup.training.build import fresh_backbone
     from selfsup.training.curves import write_csv
@@ -94,8 +95,8 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
         skipped(folder / "supervised", reason)
     if chief:
         write_csv(rows, Path(f"plots/baselines/{architecture}.csv"))
-        Path("metrics/baselines").mkdir(parents=True, exist_ok=True)
-        Path(f"metrics/baselines/{architecture}.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        with replaced(Path(f"metrics/baselines/{architecture}.json")) as file:
+            file.write_text(json.dumps(metrics, indent=2) + "\n")
     session.finished(resume)
 
 

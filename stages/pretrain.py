@@ -27,6 +27,7 @@ def work(params, splits, resume: Path, count: int) -> None:
     from safetensors.torch import save_file
 
     from selfsup.export import export_backbone
+    from selfsup.files import replaced
     from selfsup.training import session
     from selfsup.training.build import method_params
     from selfsup.training.curves import write_csv
@@ -40,17 +41,15 @@ def work(params, splits, resume: Path, count: int) -> None:
         if not chief:
             return
         metrics = session.summary(task, result, params.method, architecture, params)
-        folder = Path("models/pretrained")
-        folder.mkdir(parents=True, exist_ok=True)
         task = task.eval().cpu()
-        save_file({name: x.contiguous() for name, x in task.state_dict().items()}, folder / "task.safetensors")
-        export_backbone(
-            task.encoder(), getattr(params.backbones, architecture), params.data.image_size, Path("models/backbone")
-        )
+        with replaced(Path("models/pretrained")) as folder, replaced(Path("models/backbone")) as exported:
+            folder.mkdir()
+            save_file({name: x.contiguous() for name, x in task.state_dict().items()}, folder / "task.safetensors")
+            run.save(folder / record.RUN.name)
+            export_backbone(task.encoder(), getattr(params.backbones, architecture), params.data.image_size, exported)
         write_csv(result.rows, Path("plots/pretrain.csv"))
-        Path("metrics").mkdir(exist_ok=True)
-        Path("metrics/pretrain.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        run.save(record.RUN)
+        with replaced(Path("metrics/pretrain.json")) as file:
+            file.write_text(json.dumps(metrics, indent=2) + "\n")
         run.run.artifact("models/backbone", "backbone")
     session.finished(resume)
     if result.alarm:

@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from selfsup.files import replaced
+
 
 class Curves:
     """Rows kept on disk, one JSON object a line, cut back to the step that a run goes on from."""
@@ -34,9 +36,8 @@ class Curves:
 
 def write_csv(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Write rows as CSV with the union of their columns in order of appearance; a missing value is an empty cell."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
+    with replaced(path) as new, new.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
