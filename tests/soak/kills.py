@@ -17,6 +17,7 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -33,7 +34,7 @@ KILLED = ("stage", "worker", "group", "all")
 MOMENTS = ("any", "work", "outs")
 BEFORE = ("removed", "stale")
 LAUNCHED = ("pretrain", "baseline", "extract")
-PATIENCE = 300.0  # seconds after which a command that does not end is a failure
+PATIENCE = 900.0  # seconds after which a command that does not end is a failure
 
 
 @dataclass
@@ -110,6 +111,19 @@ class Row:
         self.seconds = time.monotonic() - start
         self.digests, self.names = project.digests(self.folder, self.stage.outs), set(project.files(self.folder))
 
+    def fault(self, what: str) -> None:
+        self.faults.append(what)
+        print(f"FAULT {self.title} {what}", flush=True)
+
+    def end(self, running, what: str) -> int:
+        """The command's exit status; one that does not end is killed."""
+        try:
+            return running.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.fault(f"{what}: no end within {PATIENCE:.0f} s")
+            running.kill()
+            return running.wait()
+
     def once(self, number: int, what: str, moment: str, how: str, rng: random.Random) -> None:
         """Kill the stage and run it again. A command that ends before it is killed is started anew."""
         mark, share = f"{self.title}-{number}", rng.random()
@@ -126,43 +140,39 @@ class Row:
                 break
             running.wait()
         else:
-            self.faults.append(f"{number}: was always faster than its kill")
+            self.fault(f"{number}: was always faster than its kill")
             return
         self.counts["kills"] += 1
         self.counts[progress] += 1
         checkpoints = list(self.folder.glob(".resume/*/step-*.pt"))
         start = time.monotonic()
-        try:
-            status = running.wait(timeout=PATIENCE)
-        except Exception:  # noqa: BLE001 - whatever the reason, the row goes on
-            self.faults.append(f"{number}: does not end {PATIENCE:.0f} s after the kill of {what}")
-            running.kill()
-            status = running.wait()
+        status = self.end(running, f"{number}: after the kill of {what}")
         took = time.monotonic() - start
         words = self.said()
         left = project.left_behind(mark, known)
         self.counts["orphans"] += len(left)
-        self.faults += [
-            f"{number}: {what} killed at {progress}, left after {project.ENDED:.0f} s: {one}" for one in left
-        ]
+        for one in left:
+            self.fault(f"{number}: {what} killed at {progress}, left after {project.ENDED:.0f} s: {one}")
         if what == "worker" and len(known) > 1:
             self.counts["survived"] += status == 0
             if status and ("Traceback" in words or not re.search(r"^error: ", words, re.MULTILINE)):
-                self.faults.append(f"{number}: a killed worker leaves no clear line: {words[-300:]!r}")
+                self.fault(f"{number}: a killed worker leaves no clear line: {words[-300:]!r}")
         if how == "removed":
             project.remove(self.folder, self.stage.outs)  # as DVC does
         self.counts["resumed"] += bool(checkpoints)
         again = self.start(mark + "-again")
-        if again.wait(timeout=PATIENCE) != 0:
-            self.faults.append(f"{number}: {what} killed at {progress}: fails when run again: {self.said()[-300:]!r}")
+        if self.end(again, f"{number}: run again") != 0:
+            self.fault(f"{number}: {what} killed at {progress}: fails when run again: {self.said()[-300:]!r}")
             return
         found, names = project.digests(self.folder, self.stage.outs), set(project.files(self.folder))
         different = sorted(name for name in found.keys() | self.digests if found.get(name) != self.digests.get(name))
         self.counts["differences"] += bool(different)
         self.counts["leftovers"] += bool(names ^ self.names)
         case = f"{number}: {what} killed at {progress} over {how} outs"
-        self.faults += [f"{case}: {', '.join(different)} differ"] if different else []
-        self.faults += [f"{case}: files {', '.join(sorted(names ^ self.names))}"] if names ^ self.names else []
+        if different:
+            self.fault(f"{case}: {', '.join(different)} differ")
+        if names ^ self.names:
+            self.fault(f"{case}: files {', '.join(sorted(names ^ self.names))} came or went")
         print(f"{self.title:22} {number:3} {what:6} at {progress:5} ended after {took:4.1f} s", flush=True)
 
 
