@@ -100,7 +100,7 @@ def launch(folder: Path, code: str) -> subprocess.Popen[str]:
 
 def ended(path: Path, names: set[str]) -> dict[str, str]:
     """Statuses of the runs; the writers of stages that were interrupted or killed outlive them a little."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         with closing(sqlite3.connect(path)) as database:
             found = dict(database.execute("SELECT name, status FROM runs WHERE status != 'RUNNING'"))
@@ -123,7 +123,7 @@ class Store:
         for stages in (STAGES, SECOND):
             processes = {name: launch(folder, code) for name, code in stages.items()}
             for name, process in processes.items():
-                out, error = process.communicate(timeout=120)
+                out, error = process.communicate(timeout=300)
                 self.code[name], self.said[name] = process.returncode, out + error
             if not self.at_first:
                 self.at_first = ended(folder / "mlflow.db", set(processes))

@@ -1,7 +1,8 @@
 """A run as it waits to be delivered, and the store that takes it. The only file that imports MLflow, and does it late.
 
 Whatever was sent once may be sent again after an answer that was lost: a run is found by its key before it is created,
-values and files are the same ones, and a point that the store has already is no second point.
+values and files are the same ones, and a point that the store has already is no second point. A stage that goes on from
+a checkpoint repeats steps that it had sent before it was killed: they are left out.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Record:
     files: list[dict[str, Any]] = field(default_factory=list)
     end: list[Any] | None = None  # final status and milliseconds, once the stage has said so
     told: bool = False  # the store knows the end
+    last: dict[str, list[float]] = field(default_factory=dict)  # step and value that curves had before, by their names
 
 
 class Store:
@@ -69,9 +71,10 @@ class Store:
         while params := [Param(name(key), value[:_TEXT]) for key, value in record.values[:100]]:
             yield from self.settle(f"{len(params)} values", params=params, run_id=record.run)
             del record.values[: len(params)]
-        while metrics := [Metric(name(key), *point) for key, *point in record.points[:1000]]:
-            yield from self.settle(f"{len(metrics)} points", metrics=metrics, run_id=record.run)
-            del record.points[: len(metrics)]
+        while points := record.points[:1000]:
+            if metrics := [Metric(name(key), *point) for key, *point in points if old or new(record, key, *point)]:
+                yield from self.settle(f"{len(metrics)} points", metrics=metrics, run_id=record.run)
+            del record.points[: len(points)]
         if record.end and not record.told:
             status, at = record.end
             if not old or (self.client.get_run(record.run).info.end_time or 0) < at:
@@ -112,6 +115,7 @@ class Store:
         if found := self.find(experiment, opening["key"]):
             run = self.client.get_run(found)
             known = run.data.params
+            record.last = {last.key: [last.step, last.value] for last in run.data.to_proto().metrics}
             if not record.end:
                 self.client.update_run(found, status="RUNNING")
             for key, value in tags.items():
@@ -152,6 +156,12 @@ class Store:
             readings = self.monitor.aggregate_metrics().items()
             record.points += [[f"system/{key}", float(value), now, step] for key, value in readings]
         self.monitor = SystemMetricsMonitor(record.run, tracking_uri=self.uri)  # for its sensors, not its thread
+
+
+def new(record: Record, key: str, value: float, _: int, step: int) -> bool:
+    """False for what a run that goes on from a checkpoint says once more. A step's value may change."""
+    known_step, known = record.last.get(name(key), (-1, 0.0))
+    return step > known_step or (step == known_step and value != known)
 
 
 def probe(uri: str, patience: float) -> None:

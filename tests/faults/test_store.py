@@ -149,6 +149,23 @@ def test_an_end_that_was_kept_does_not_undo_a_later_one(server, title, tmp_path)
     assert recorded(server.client, title) == {"p": ("FINISHED", []), "q": ("FINISHED", [])}
 
 
+def test_steps_that_a_resumed_run_repeats_are_no_second_points(server, title):
+    key = None
+    for first, last in ((0, 6), (3, 9)):  # from the checkpoint of step 3
+        with tracking.start(store(server.uri, title), "pretrain", "p", resume=key) as run:
+            for step in range(first, last):
+                run.metrics({"loss": float(step), "at@step": 1.0}, step)
+        key = run.key
+    with tracking.start(store(server.uri, title), "report", "p", resume=key) as run:
+        run.metrics({"accuracy": 0.5}, 0)
+    with tracking.start(store(server.uri, title), "report", "p", resume=key) as run:
+        run.metrics({"accuracy": 0.25}, 0)  # of other images
+    assert recorded(server.client, title) == {"p": ("FINISHED", [(step, float(step)) for step in range(9)])}
+    (found,) = server.client.search_runs([server.client.get_experiment_by_name(title).experiment_id])
+    assert len(server.client.get_metric_history(found.info.run_id, "at_step")) == 9
+    assert found.data.metrics["accuracy"] == 0.25
+
+
 @pytest.mark.parametrize("fault", [late(1.5), trickle], ids=["late", "trickle"])
 def test_the_end_of_a_stage_does_not_wait_for_a_slow_server(server, title, fault, monkeypatch, capfd, tmp_path):
     monkeypatch.setattr(tracking, "_REACHED", 1.0)
