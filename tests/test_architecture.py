@@ -25,7 +25,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
     "files": set(),
     "strict": {"errors"},
     "params": {"errors", "strict"},
-    "nn": {"params", "strict"},
+    "nn": {"errors", "params", "strict"},
     "views": {"params", "strict"},
     "task": {"params", "strict", "views", "backbones"},  # the last for types only
     "backbones": {"errors", "params", "strict", "nn"},

@@ -1,12 +1,13 @@
 """What many methods have in common: two views of an image through one backbone and one projector."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from selfsup.nn.ema import cosine_momentum, ema_update, target_of
 from selfsup.nn.heads import mlp
-from selfsup.params import HeadParams
+from selfsup.params import HeadParams, Pair
 from selfsup.task import Batch, Facts, Progress, Task
 from selfsup.views.draw import Draw
 from selfsup.views.recipe import two_views
@@ -22,8 +23,41 @@ class Siamese(Task):
         self.projector = mlp(self.backbone.width, projector, norm_output)  # g, which is thrown away after training
         self.width = projector.out if projector.layers else self.backbone.width
 
-    def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
+    def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
         return two_views(batch, draw, self.recipe, self.size)
 
-    def embed(self, views: tuple[Tensor, Tensor], progress: Progress) -> Sequence[Tensor]:
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
         return self.projector(self.backbone(torch.cat(views))["pooled"]).chunk(2)
+
+
+class Momentum(Siamese):
+    """The query encoder learns by gradient; the key encoder, which makes the targets, is its slowly moving average.
+
+    He et al. 2020, arXiv:1911.05722, equation 2. `momentum` is m at the first and at the last step. Queries and keys
+    are forwards of their own, so that each view has its own batch norm statistics and tells nothing of the other.
+    """
+
+    def __init__(self, facts: Facts, projector: HeadParams, momentum: Pair, norm_output: bool = False):
+        super().__init__(facts, projector, norm_output)
+        self.target = nn.ModuleList([target_of(self.backbone), target_of(self.projector)])
+        self.momentum = momentum
+
+    def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
+        """The query's view, the key's, and the samples' places in the global batch, int64 [B]."""
+        query, key = two_views(batch, draw, self.recipe, self.size)
+        return query, key, draw.place().to(query.device, non_blocking=True)
+
+    @torch.no_grad()
+    def keys(self, view: Tensor) -> Tensor:  # [B 3 S S] -> [B D]
+        backbone, projector = self.target
+        return projector(backbone(view)["pooled"])
+
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
+        query, key, place = views
+        return self.projector(self.backbone(query)["pooled"]), self.keys(key), place
+
+    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+        base, end = self.momentum
+        m = cosine_momentum(base, progress.fraction, end)
+        for target, online in zip(self.target, (self.backbone, self.projector), strict=True):
+            ema_update(target, online, m)

@@ -17,19 +17,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def unit(z: Tensor) -> Tensor:  # [... D] -> [... D]
+    """Vectors of length 1, in float32 or better."""
+    return F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
+
+
 def similarities(a: Tensor, b: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     """Cosines / tau of all 2N views as anchors: of their positives [2N], and of all views [2N 2N].
 
     `a` and `b` [N D] are the two views of the same images. In the matrix, the view itself and its positive are -inf;
     the 2N - 2 others are its negatives. In float32 or better whatever the autocast.
     """
-    z = torch.cat([a, b])
-    z = F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
+    z = unit(torch.cat([a, b]))
     with torch.autocast(z.device.type, enabled=False):
         s = z @ z.T / tau
     own = torch.eye(len(z), dtype=torch.bool, device=z.device)
     partner = own.roll(len(a), 1)
     return s[partner], s.masked_fill(own | partner, -torch.inf)
+
+
+def queue_similarities(z: Tensor, queue: Tensor, tau: float) -> Tensor:  # [N D], unit vectors [K D] -> [N K]
+    """Cosines / tau, in float32 or better whatever the autocast."""
+    with torch.autocast(z.device.type, enabled=False):
+        return unit(z) @ queue.T / tau
+
+
+def key_similarities(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Of queries and their own keys [N], both [N D], and of queries and a queue [N K]: cosines / tau."""
+    return (unit(q) * unit(k)).sum(1) / tau, queue_similarities(q, queue, tau)
 
 
 def info_nce(positive: Tensor, negatives: Tensor) -> Tensor:  # [M], [M K] -> []

@@ -19,6 +19,6 @@ def ema_update(target: nn.Module, online: nn.Module, m: float) -> None:
         xi.lerp_(theta, 1 - m)
 
 
-def cosine_momentum(base: float, fraction: float) -> float:
-    """m rises from `base` to 1 at the end of the run: 1 - (1 - base) (cos(pi k / K) + 1) / 2 (BYOL, sec. 3.3)."""
-    return 1 - (1 - base) * (math.cos(math.pi * fraction) + 1) / 2
+def cosine_momentum(base: float, fraction: float, end: float = 1.0) -> float:
+    """m goes from `base` to `end` over the run: end - (end - base) (cos(pi k / K) + 1) / 2 (BYOL, sec. 3.3)."""
+    return end - (end - base) * (math.cos(math.pi * fraction) + 1) / 2

@@ -93,6 +93,10 @@ class Draw:
         """Uniform int64 [B, *shape] in [0, high)."""
         return _shift(self.bits(use, *shape), 1) % high
 
+    def place(self) -> Tensor:
+        """Numbers, int64 [B], that rise in the order in which an epoch visits the samples: see `epoch_order`."""
+        return self.fork("order").key
+
     def permutation(self, use: str, n: int) -> Tensor:
         """A random order of 0..n-1 for every sample, int64 [B, n]."""
         return self.bits(use, n).argsort(dim=1, stable=True)
@@ -100,4 +104,4 @@ class Draw:
 
 def epoch_order(seed: int, epoch: int, samples: int) -> Tensor:
     """The order in which an epoch visits the samples: a permutation of 0..samples-1, int64 [samples]."""
-    return Draw(seed, epoch, torch.arange(samples)).fork("order").key.argsort(stable=True)
+    return Draw(seed, epoch, torch.arange(samples)).place().argsort(stable=True)
