@@ -125,7 +125,7 @@ def relaunch(count: int) -> None:
     if child.returncode and stopped:
         sys.exit(128 + stopped[0])
     if child.returncode:
-        print(last_word(said, hung), end="", file=sys.stderr)
+        print(last_word(said, hung, child.returncode), end="", file=sys.stderr)
     sys.exit(1 if child.returncode else 0)
 
 
@@ -170,7 +170,7 @@ def working(pid: int) -> bool:
     return False
 
 
-def last_word(said: str, hung: list[int]) -> str:
+def last_word(said: str, hung: list[int], status: int = 1) -> str:
     """What to add to the workers' own words: nothing when one of them ended by itself, having said why."""
     codes = [
         (int(rank), int(code)) for rank, code in re.findall(r"rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", said, re.S)
@@ -183,6 +183,8 @@ def last_word(said: str, hung: list[int]) -> str:
         return f"error: process {rank} was killed by signal {number}; {_AGAIN}\n"
     if codes and all(code in (_LEFT_ALONE, -signal.SIGTERM) for _, code in codes):
         return "error: the processes lost one another; NCCL_DEBUG=INFO or GLOO_SOCKET_IFNAME may say and mend why\n"
+    if status < 0:
+        return f"error: the processes' launcher was killed by signal {-status}; {_AGAIN}\n"
     return "" if codes else said[-4000:]
 
 

@@ -243,8 +243,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
     options = parser.parse_args()
     begun = time.monotonic()
-    place = project.workplace("kills-")
-    rows = prepare(place, options.stages, options.processes, options.methods)
+    rows: list[Row] = []
+    place = project.workplace("kills-", lambda: table(rows))  # an interruption shows how far it got
+    rows += prepare(place, options.stages, options.processes, options.methods)
     print(f"the undisturbed pipeline took {time.monotonic() - begun:.0f} s", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
         for done in [pool.submit(check, row, options.times, options.seed) for row in rows]:

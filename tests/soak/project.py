@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def parameters(folder: Path, **overrides: Any) -> None:
     YAML().dump(values(**(TINY | overrides)), folder / "params.yaml")
 
 
-def workplace(name: str) -> Path:
+def workplace(name: str, last_words: Callable[[], str] = str) -> Path:
     """A temporary folder that an interruption takes away, with all processes that were started."""
     place = Path(tempfile.mkdtemp(prefix=name))
 
@@ -87,6 +88,7 @@ def workplace(name: str) -> Path:
         for process in bearing(""):
             process.kill()
         shutil.rmtree(place, ignore_errors=True)
+        print(last_words(), flush=True)
         os._exit(128 + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):

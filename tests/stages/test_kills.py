@@ -82,3 +82,13 @@ def test_old_outs_stay_and_the_next_run_has_the_same_bits(stage, hundred, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in files(tmp_path, outs)} == times
     assert run(tmp_path, stage) == 0
     assert digests(tmp_path, outs) == before and set(tmp_path.rglob("*")) == everything
+
+
+def test_a_killed_launcher_is_said_instead_of_its_notices(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "stages"))
+    import launch
+
+    notices = "The following values were not passed to `accelerate launch` and had defaults used instead"
+    expected = "error: the processes' launcher was killed by signal 9; run the same command again"
+    assert launch.last_word(notices, [], -signal.SIGKILL).startswith(expected)
+    assert launch.last_word(notices, [], 1) == notices
