@@ -249,6 +249,14 @@ def test_without_colour_two_views_are_crops():
     assert torch.equal(second, recipe.crop_view(batch, draw.fork("view 2"), views(**NOTHING), 24))
 
 
+@pytest.mark.parametrize("kind", ["exact", "matrix"])
+def test_one_strong_view_is_the_first_of_two(kind):
+    batch, draw, chosen = pictures(), Draw(0, 0, IDS), views(views__colour=kind)
+    pair = recipe.two_views(batch, draw, chosen, 24)
+    assert torch.equal(recipe.strong_view(batch, draw.fork("view 1"), chosen, 24), pair[0])
+    assert not torch.equal(recipe.strong_view(batch, draw.fork("view 2"), chosen, 24), pair[1])  # other probabilities
+
+
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_flips_mirror(p):
     batch, draw = pictures(), Draw(0, 0, IDS)

@@ -49,14 +49,21 @@ def two_views(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size:
     each with its own probabilities of the last two operations.
     """
 
-    def recipe(i: int) -> Recipe:
-        def numbers(rows: slice) -> Numbers:
-            return view_numbers(batch["box"][rows], draw[rows].fork(f"view {i + 1}"), views, i)
-
-        return numbers, lambda images, *own: augment(images, Numbers(*own), size, views.colour)
-
-    first, second = _make_views(batch["image"], size, recipe(0), recipe(1))
+    recipes = [_strong(batch, draw.fork(f"view {i + 1}"), views, size, i) for i in (0, 1)]
+    first, second = _make_views(batch["image"], size, *recipes)
     return first, second
+
+
+def strong_view(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size: int) -> Tensor:
+    """One random view of every image, as the first of `two_views`."""
+    return _make_views(batch["image"], size, _strong(batch, draw, views, size, 0))[0]
+
+
+def _strong(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size: int, view: int) -> Recipe:
+    def numbers(rows: slice) -> Numbers:
+        return view_numbers(batch["box"][rows], draw[rows], views, view)
+
+    return numbers, lambda images, *own: augment(images, Numbers(*own), size, views.colour)
 
 
 def crop_view(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size: int) -> Tensor:
