@@ -12,7 +12,11 @@ EXACT = {f"methods__{method}__backbone": "vit" for method in METHODS} | {
     f"methods__{method}__{head}": HEAD for method, head in HEADS
 }
 # without the batch norm on its output
-EXACT |= {f"methods__simsiam__{head}": HEAD | {"layers": 0} for head in ("projector", "predictor")}
+EXACT |= {
+    f"methods__{method}__{head}": HEAD | {"layers": 0}
+    for method in ("simsiam", "moco_v3")
+    for head in ("projector", "predictor")
+}
 
 
 @pytest.fixture(scope="module")
