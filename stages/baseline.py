@@ -85,7 +85,8 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
         values = params.model_dump(include={"seed", "data", "backbones", "views", "pretrain"})
         values["methods"] = {"supervised": params.methods["supervised"]}
         checksum = splits["train"].checksum
-        with record.single(params, f"baseline {architecture}", chief, values, checksum) as run:
+        single = record.single(params, f"baseline {architecture}", chief, values, checksum)
+        with single as run, launch.quiet_when_left_alone():
             task, result = session.run(params, "supervised", architecture, splits, resume, title, run.metrics)
             facts = {"method": "supervised", "backbone": architecture, "epochs": params.pretrain.epochs}
             encoder = task.eval().encoder().to(device)

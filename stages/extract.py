@@ -51,7 +51,7 @@ def work(params, count: int, verified: bool) -> None:
         raise UserError(f"{weights}: damaged ({error}); run `dvc repro --force --single-item pretrain`") from None
     encoder = task.encoder().to(accelerator.device)
     facts = {"method": params.method, "backbone": architecture, "epochs": params.pretrain.epochs}
-    with record.nested(params, "extract", accelerator.is_main_process) as run:
+    with record.nested(params, "extract", accelerator.is_main_process) as run, launch.quiet_when_left_alone():
         folder = Path("features/pretrained")
         meta = write_feature_set(encoder, splits, accelerator.device, params.data.image_size, folder, facts)
         if accelerator.is_main_process:

@@ -79,7 +79,10 @@ def end_with_parent() -> None:
 
 @contextlib.contextmanager
 def quiet_when_left_alone() -> Iterator[None]:
-    """A collective that fails because another process died is no fault of this one: the launcher says whose it was."""
+    """A collective that fails because another process died is no fault of this one: the launcher says whose it was.
+
+    To be entered last, as a tracker's farewell may take longer than the launcher waits to hear of it.
+    """
     try:
         yield
     except RuntimeError as error:

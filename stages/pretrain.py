@@ -36,7 +36,8 @@ def work(params, splits, resume: Path, count: int) -> None:
     accelerator = make_accelerator(params.pretrain.precision)
     launch.assert_world(count)
     chief, architecture = accelerator.is_main_process, method_params(params, params.method).backbone
-    with record.pipeline(params, chief, splits["train"].checksum, resume) as run:
+    checksum = splits["train"].checksum
+    with record.pipeline(params, chief, checksum, resume) as run, launch.quiet_when_left_alone():
         task, result = session.run(params, params.method, architecture, splits, resume, params.method, run.run.metrics)
         if not chief:
             return

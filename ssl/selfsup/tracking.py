@@ -152,6 +152,12 @@ def _now() -> int:
     return round(time.time() * 1000)  # milliseconds, as MLflow counts
 
 
+def _interrupted() -> float:
+    """Seconds to wait when interrupted: less where an alarm is about to end the process."""
+    left = signal.getitimer(signal.ITIMER_REAL)[0]
+    return min(_KILLED, max(0.0, left - 1)) if left else _KILLED
+
+
 def _terminated(number: int, _: FrameType | None) -> None:
     sys.exit(128 + number)
 
@@ -201,7 +207,7 @@ class _Channel:
             return
         began = time.monotonic()
         while self._open and not self.over:
-            limit = _KILLED if status == "KILLED" else _REACHED if self._reached else _UNREACHED
+            limit = _interrupted() if status == "KILLED" else _REACHED if self._reached else _UNREACHED
             if (left := began + limit - time.monotonic()) > 0:
                 self._listen(left)
             else:

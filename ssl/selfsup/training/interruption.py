@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -21,9 +22,9 @@ class Interruption:
     nobody is left waiting. A process that does not reach the end of its step in `GRACE` seconds dies by SIGALRM.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: timedelta) -> None:
         self.number = 0
-        self._group: Any = dist.new_group(backend="gloo") if world() > 1 else None
+        self._group: Any = dist.new_group(backend="gloo", timeout=timeout) if world() > 1 else None
         self._flag = torch.zeros((), dtype=torch.int64)
         self._work: dist.Work | None = None
         self._before: dict[int, Any] = {}

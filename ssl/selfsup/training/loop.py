@@ -80,13 +80,18 @@ def reseed(seed: int, step: int, chunk: int = 0) -> None:
     torch.manual_seed(int(key) & (2**63 - 1))
 
 
+def rank_timeout() -> timedelta:
+    """How long processes wait for one that does not answer: RANK_TIMEOUT seconds (600)."""
+    seconds = os.environ.get("RANK_TIMEOUT", "600")
+    if not seconds.isdigit() or int(seconds) < 1:
+        raise UserError(f"RANK_TIMEOUT={seconds}: must be a whole number of seconds from 1")
+    return timedelta(seconds=int(seconds))
+
+
 def make_accelerator(precision: str) -> Any:
-    """Accelerate's handle on devices, processes and precision. A collective fails after RANK_TIMEOUT seconds (600)."""
+    """Accelerate's handle on devices, processes and precision."""
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-    patience = os.environ.get("RANK_TIMEOUT", "600")
-    if not patience.isdigit() or int(patience) < 1:
-        raise UserError(f"RANK_TIMEOUT={patience}: must be a whole number of seconds from 1")
     if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("pretrain.precision: fp16 needs a CUDA device; use fp32 or bf16 here")
     keep_freed_memory()
@@ -99,7 +104,7 @@ def make_accelerator(precision: str) -> Any:
         # every rank holds the same buffers by construction, or a method's own
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timedelta(seconds=int(patience))),
+            InitProcessGroupKwargs(timeout=rank_timeout()),
         ],
     )
 
@@ -165,7 +170,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
         desc=plan.title,
         disable=rank() != 0,
     )
-    with Interruption() as interruption:
+    with Interruption(rank_timeout()) as interruption:
         for step, batch in enumerate(batches, start=first):
             interruption.exchange()
             progress = Progress(step, steps, per_epoch)
