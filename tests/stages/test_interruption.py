@@ -1,8 +1,10 @@
 """Signals and lost processes: a checkpoint at once, an end in time with the culprit's name, then the same bits."""
 
+import contextlib
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -78,6 +80,32 @@ def test_a_polite_signal_writes_a_checkpoint_at_once(shards, tmp_path, quiet, wo
     assert [path.name[:14] for path in folder.glob(".resume/*/step-*.pt")] == [f"step-{step:09d}"]
     assert not [p for p in members if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     finish(folder, world, quiet)
+
+
+def recorded(folder: Path) -> dict[str, list[str]]:
+    """Id and status of each MLflow run, by name."""
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        return {name: rest for name, *rest in database.execute("SELECT name, run_uuid, status FROM runs")}
+
+
+def test_a_run_that_was_stopped_goes_on_as_the_same_mlflow_run(shards, tmp_path, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    folder = workspace(tmp_path, shards, **RUN, tracking__enabled=True)
+    running = start(folder)
+    running.terminate()
+    assert running.communicate(timeout=60) and running.returncode == 128 + signal.SIGTERM
+    deadline, stopped = time.monotonic() + 120, {}
+    while {status for _, status in stopped.values()} != {"KILLED"} and time.monotonic() < deadline:
+        time.sleep(0.2)  # the writer outlives the stage a little
+        with contextlib.suppress(sqlite3.Error):
+            stopped = recorded(folder)
+    assert {name: status for name, (_, status) in stopped.items()} == {"rotation": "KILLED", "pretrain": "KILLED"}
+    assert stage(folder, "pretrain").returncode == 0
+    assert recorded(folder) == {name: [run, "FINISHED"] for name, (run, _) in stopped.items()}
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        of_loss = "SELECT step FROM metrics WHERE key = 'loss' AND run_uuid = ? ORDER BY step"
+        steps = [step for (step,) in database.execute(of_loss, [stopped["pretrain"][0]])]
+    assert steps == list(range(1, 2 * PER_EPOCH + 1))
 
 
 def test_a_process_that_does_not_answer_is_named_and_ended(shards, tmp_path, quiet):
