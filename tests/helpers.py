@@ -40,7 +40,7 @@ def params(**overrides: Any) -> Params:
 HEADS = [  # the method's blocks that are heads
     (method, head)
     for method, block in values()["methods"].items()
-    for head in ("projector", "predictor")
+    for head in ("projector", "predictor", "dense_projector")
     if head in block
 ]
 SMALL = {  # networks and runs that take a second
@@ -52,6 +52,7 @@ SMALL = {  # networks and runs that take a second
     **{f"methods__{method}__{head}": {"layers": 2, "hidden": 32, "out": 16} for method, head in HEADS},
     "methods__moco__queue": 40,  # no multiple of the batch
     "methods__ressl__queue": 40,
+    "methods__instance_discrimination__negatives": 20,
     "methods__mae__decoder": {"width": 32, "depth": 1, "heads": 2},
     "views__solarize": [0.0, 0.2],
     "views__grey": 0.2,

@@ -1,0 +1,89 @@
+"""Instance discrimination: every image is a class, and a memory bank of one vector an image the classifier.
+
+Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", arXiv:1805.01978.
+Equation 2 is `full_softmax`; equation 7, which has `negatives` noise terms in place of all images, is `nce`, with the
+constant of equation 8 estimated once, from the first batch. The bank follows the features by momentum.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from pydantic import NonNegativeInt, PositiveFloat
+from torch import Tensor
+
+from selfsup.errors import UserError
+from selfsup.nn.contrastive import queue_similarities, unit
+from selfsup.nn.distributed import gather, mean_over_ranks
+from selfsup.nn.heads import mlp
+from selfsup.params import HeadParams, MethodParams, Probability
+from selfsup.task import Batch, Facts, Output, Progress, Task
+from selfsup.views.draw import Draw
+from selfsup.views.recipe import strong_view
+
+
+class Params(MethodParams):
+    temperature: PositiveFloat  # tau
+    momentum: Probability  # of the bank's vectors: the share that stays
+    negatives: NonNegativeInt  # m, noise terms; 0: the full softmax
+    projector: HeadParams
+
+
+def full_softmax(s: Tensor, ids: Tensor) -> Tensor:  # [N n] cosines / tau with all images, [N] -> []
+    """Equation 2: -log of the own image's share among all n."""
+    return F.cross_entropy(s, ids)
+
+
+def nce(positive: Tensor, noise: Tensor, log_z: Tensor, images: int) -> Tensor:  # [N], [N m], [] -> []
+    """Equation 7: -log h(own) - sum over the m noise images of log(1 - h), h = P / (P + m / n), P = e^s / Z."""
+    odds = math.log(noise.shape[1] / images)
+    own, other = positive - log_z - odds, noise - log_z - odds  # log P / (m / n), of which h is the sigmoid
+    return -(F.logsigmoid(own) + F.logsigmoid(-other).sum(1)).mean()
+
+
+class InstanceDiscrimination(Task):
+    bank: Tensor
+    z: Tensor
+
+    def __init__(self, params: Params, facts: Facts):
+        super().__init__()
+        if params.negatives > facts.samples:
+            raise UserError(
+                f"methods.instance_discrimination.negatives: {params.negatives} are more than the {facts.samples} "
+                f"training images; set fewer, or 0 for the full softmax"
+            )
+        self.recipe, self.size, self.params, self.images = facts.views, facts.image_size, params, facts.samples
+        self.backbone = facts.backbone()
+        self.projector = mlp(self.backbone.width, params.projector)
+        width = params.projector.out if params.projector.layers else self.backbone.width
+        self.register_buffer("bank", unit(torch.randn(facts.samples, width)))  # v, by sample id
+        self.register_buffer("z", torch.zeros(()))  # Z / n; 0: not estimated yet
+
+    def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
+        """A view, the samples' ids, and the ids of their noise, int64 [B m]."""
+        image = strong_view(batch, draw, self.recipe, self.size)
+        noise = draw.integers("noise", self.images, self.params.negatives)
+        return image, batch["id"].to(image.device), noise.to(image.device, non_blocking=True)
+
+    def embed(self, views: tuple[Tensor, Tensor, Tensor], progress: Progress) -> Sequence[Tensor]:
+        image, ids, noise = views
+        return self.projector(self.backbone(image)["pooled"]), ids, noise
+
+    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
+        f, ids, noise = embeddings
+        s = queue_similarities(f, self.bank, self.params.temperature)  # [N n]
+        carry = {"ids": gather(ids), "f": gather(f.detach())}
+        if not self.params.negatives:
+            return Output(full_softmax(s, ids), carry=carry, embeddings=[carry["f"]])
+        others = s.gather(1, noise)  # [N m]
+        z = torch.where(self.z > 0, self.z, mean_over_ranks(others.detach().exp().mean().to(self.z.dtype)))
+        loss = nce(s.gather(1, ids[:, None])[:, 0], others, (z * self.images).log(), self.images)
+        return Output(loss, carry=carry | {"z": z}, embeddings=[carry["f"]])
+
+    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+        if "z" in carry:
+            self.z.copy_(carry["z"])
+        ids, m = carry["ids"], self.params.momentum
+        moved = m * self.bank[ids] + (1 - m) * unit(carry["f"]).to(self.bank.dtype)
+        self.bank[ids] = unit(moved)
