@@ -1,0 +1,109 @@
+"""Metric learning: the three losses against plain loops, what counts as positive, and retrieval."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from selfsup.errors import UserError
+from selfsup.methods.metric_learning import FORMS, distances, root
+from selfsup.task import Progress
+from selfsup.views.draw import Draw
+from tests.contract.runs import build
+
+START, MARGIN = Progress(0, 10, 5), 0.8
+GROUPS = [0, 1, 2, 1, 0, 3, 1]
+
+
+def slow(form, z, groups):
+    """The papers' equations, pair by pair and triplet by triplet."""
+    z = [x / np.linalg.norm(x) for x in z]
+    n = range(len(z))
+
+    def d(i, j):
+        return float(np.linalg.norm(z[i] - z[j]))
+
+    positive = [(i, j) for i in n for j in n if i != j and groups[i] == groups[j]]
+    negative = [(i, j) for i in n for j in n if groups[i] != groups[j]]
+    if form == "pair":
+        far = [max(0, MARGIN - d(i, j)) ** 2 / 2 for i, j in negative]
+        return np.mean([d(i, j) ** 2 / 2 for i, j in positive]) + np.mean(far)
+    if form == "triplet":
+        hinges = [
+            max(0, d(i, j) ** 2 - d(i, k) ** 2 + MARGIN) for i, j in positive for k in n if groups[k] != groups[i]
+        ]
+        return np.mean(hinges)
+    total = []
+    for i, j in positive:
+        inside = sum(math.exp(MARGIN - d(i, k)) for a, k in negative if a == i)
+        inside += sum(math.exp(MARGIN - d(j, k)) for a, k in negative if a == j)
+        total.append(max(0, math.log(inside) + d(i, j)) ** 2)
+    return np.sum(total) / 2 / len(positive)
+
+
+def masks(groups):
+    group = torch.tensor(groups)
+    alike = group[:, None] == group
+    return alike & ~torch.eye(len(group), dtype=torch.bool), ~alike
+
+
+@pytest.mark.parametrize("form", ["pair", "triplet", "lifted"])
+def test_equals_the_paper(form):
+    z = np.random.default_rng(0).normal(size=(len(GROUPS), 3))
+    found = FORMS[form](distances(torch.tensor(z)), *masks(GROUPS), MARGIN)
+    assert found.item() == pytest.approx(slow(form, z, GROUPS), rel=1e-9)
+
+
+@pytest.mark.parametrize("form", ["pair", "triplet"])
+def test_what_lies_beyond_the_margin_costs_nothing(form):
+    z = torch.tensor([[1.0, 0], [1, 0], [-1, 0], [-1, 0]], dtype=torch.float64, requires_grad=True)
+    loss = FORMS[form](distances(z), *masks([0, 0, 1, 1]), 1.5)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-12) and torch.isfinite(z.grad).all()
+
+
+@pytest.mark.parametrize("form", ["pair", "triplet", "lifted"])
+def test_equal_embeddings_and_a_batch_of_one_class_have_finite_gradients(form):
+    for groups in ([0, 1, 0, 1], [0, 0, 0, 0]):
+        z = torch.ones(4, 3, requires_grad=True)
+        loss = FORMS[form](distances(z), *masks(groups), MARGIN)
+        loss.backward()
+        assert torch.isfinite(loss) and torch.isfinite(z.grad).all()
+    assert root(torch.tensor(4.0)).item() == 2
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("form", ["pair", "triplet", "lifted"])
+def test_a_step_takes_views_or_classes_as_positives(hundred, form, labels):
+    task, split, _ = build(
+        "metric_learning",
+        hundred,
+        double=True,
+        methods__metric_learning__labels=labels,
+        methods__metric_learning__form=form,
+        methods__metric_learning__margin=MARGIN,
+    )
+    batch = split.gather(torch.arange(16))
+    batch["label"] = torch.where(torch.arange(16) < 2, -1, batch["label"])  # unlabelled: only its views are alike
+    task.train()
+    views = task.views(batch, Draw(0, 0, batch["id"]))
+    with torch.no_grad():
+        a, b = (z.numpy() for z in task.embed(views, START)[:2])
+    groups = [f"image {i}" if y < 0 or not labels else y for i, y in enumerate(batch["label"].tolist())]
+    output = task(views, START)
+    assert output.loss.item() == pytest.approx(slow(form, [*a, *b], groups * 2), rel=1e-9)
+    a, b = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (a, b))
+    right = [int(np.argmax(b @ x)) == i for i, x in enumerate(a)]
+    assert output.logs["recall_at_1"].item() == pytest.approx(np.mean(right))
+
+
+def test_labels_that_are_not_there_are_refused_in_one_line(unlabelled_shards):
+    with pytest.raises(UserError, match=r"^methods.metric_learning.labels: the data has no labels; set false$"):
+        build(
+            "metric_learning",
+            unlabelled_shards,
+            double=False,
+            data__labels="none",
+            methods__metric_learning__labels=True,
+        )
