@@ -53,6 +53,7 @@ SMALL = {  # networks and runs that take a second
     "methods__moco__queue": 40,  # no multiple of the batch
     "methods__ressl__queue": 40,
     "methods__instance_discrimination__negatives": 20,
+    "methods__exemplar__examples": 3,
     "methods__mae__decoder": {"width": 32, "depth": 1, "heads": 2},
     "views__solarize": [0.0, 0.2],
     "views__grey": 0.2,

@@ -1,0 +1,66 @@
+"""Exemplar: every image is a class of its own, and its views are the class's examples.
+
+Dosovitskiy et al. 2014, "Discriminative Unsupervised Feature Learning with Exemplar Convolutional Neural Networks",
+arXiv:1406.6909: `softmax` over all images, equation 2, a classifier that grows with the data set. `triplet`: Hermans,
+Beyer & Leibe 2017, "In Defense of the Triplet Loss for Person Re-Identification", arXiv:1703.07737, equation 5 with
+the soft margin: over the global batch, each view against its farthest positive and its nearest negative.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from selfsup.nn.distributed import gather
+from selfsup.params import MethodParams
+from selfsup.task import Batch, Facts, Output, Progress, Task
+from selfsup.views.draw import Draw
+from selfsup.views.recipe import strong_view
+
+
+class Params(MethodParams):
+    form: Literal["softmax", "triplet"]
+    examples: Annotated[int, Field(ge=2)]  # views of an image in a batch
+    width: Annotated[int, Field(ge=2)]  # of the triplets' embedding
+
+
+def batch_hard(z: Tensor, ids: Tensor) -> Tensor:  # [M D], [M] -> []
+    """Equation 5 with log(1 + e^x) for the hinge, on Euclidean distances, which are neither normalised nor squared."""
+    z = z if z.dtype == torch.float64 else z.float()
+    d = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")  # whose gradient at 0 is 0
+    same = ids[:, None] == ids
+    farthest = d.masked_fill(~same, -torch.inf).amax(1)
+    nearest = d.masked_fill(same, torch.inf).amin(1)
+    return F.softplus(farthest - nearest).mean()
+
+
+class Exemplar(Task):
+    def __init__(self, params: Params, facts: Facts):
+        super().__init__()
+        self.recipe, self.size, self.params = facts.views, facts.image_size, params
+        self.backbone = facts.backbone()
+        softmax = params.form == "softmax"
+        self.head = nn.Linear(self.backbone.width, facts.samples if softmax else params.width)
+
+    def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
+        forks = [draw.fork(f"example {i}") for i in range(self.params.examples)]
+        return *(strong_view(batch, fork, self.recipe, self.size) for fork in forks), batch["id"]
+
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
+        *images, ids = views
+        h = self.backbone(torch.cat(images))["pooled"]
+        count = len(images)
+        return *self.head(h).chunk(count), *(x.detach() for x in h.chunk(count)[:2]), ids
+
+    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
+        *outs, a, b, ids = embeddings
+        if self.params.form == "softmax":
+            z = torch.cat(outs)
+            z = z if z.dtype == torch.float64 else z.float()
+            loss = F.cross_entropy(z, ids.repeat(len(outs)))
+        else:
+            loss = batch_hard(torch.cat([gather(z) for z in outs]), gather(ids).repeat(len(outs)))
+        return Output(loss, embeddings=(gather(a.detach()), gather(b.detach())))

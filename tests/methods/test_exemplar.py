@@ -1,0 +1,69 @@
+"""Exemplar: softmax over images and batch-hard triplets against plain loops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from selfsup.methods.exemplar import batch_hard
+from selfsup.task import Progress
+from selfsup.views.draw import Draw
+from tests.contract.runs import build
+
+START = Progress(0, 10, 5)
+
+
+def slow_batch_hard(z, ids):
+    """Equation 5, anchor by anchor, with the soft margin."""
+    total = []
+    for i, x in enumerate(z):
+        positive = [np.linalg.norm(x - z[j]) for j in range(len(z)) if j != i and ids[j] == ids[i]]
+        negative = [np.linalg.norm(x - z[j]) for j in range(len(z)) if ids[j] != ids[i]]
+        total.append(math.log(1 + math.exp(max(positive) - min(negative))))
+    return np.mean(total)
+
+
+def start(hundred, form):
+    task, split, _ = build("exemplar", hundred, double=True, methods__exemplar__form=form)
+    batch = split.gather(torch.arange(20, 32))
+    task.train()
+    return task, task.views(batch, Draw(0, 0, batch["id"])), split
+
+
+def test_batch_hard_equals_the_paper():
+    z = np.random.default_rng(0).normal(size=(9, 3))
+    ids = [0, 1, 2] * 3
+    assert batch_hard(torch.tensor(z), torch.tensor(ids)).item() == pytest.approx(slow_batch_hard(z, ids), rel=1e-9)
+
+
+def test_the_softmax_is_over_all_images(hundred):
+    task, (*images, ids), split = start(hundred, "softmax")
+    assert task.head.out_features == split.samples and len(images) == task.params.examples > 2
+    with torch.no_grad():
+        h = task.backbone(torch.cat(images))["pooled"].numpy()
+    logits = h @ task.head.weight.detach().numpy().T + task.head.bias.detach().numpy()
+    y = ids.tolist() * len(images)
+    expected = np.mean([math.log(np.sum(np.exp(row))) - row[i] for row, i in zip(logits, y, strict=True)])
+    assert task((*images, ids), START).loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_step_of_triplets(hundred):
+    task, (*images, ids), _ = start(hundred, "triplet")
+    with torch.no_grad():
+        z = task.head(task.backbone(torch.cat(images))["pooled"]).numpy()
+    expected = slow_batch_hard(z, ids.tolist() * len(images))
+    assert task((*images, ids), START).loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_equal_embeddings_cost_log_2_with_a_finite_gradient():
+    z = torch.ones(6, 3, requires_grad=True)
+    loss = batch_hard(z, torch.tensor([0, 1, 2] * 2))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2)) and torch.isfinite(z.grad).all()
+
+
+def test_the_examples_of_an_image_differ(hundred):
+    _, (*images, _), _ = start(hundred, "softmax")
+    for i, a in enumerate(images):
+        assert not any(torch.allclose(a, b, atol=1e-3) for b in images[i + 1 :])
