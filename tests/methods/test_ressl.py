@@ -17,7 +17,7 @@ START = Progress(0, 10, 5)
 
 
 def slow(student, teacher, queue, tau_s, tau_t):
-    """Equations 3 to 5, image by image."""
+    """The paper's cross-entropy, image by image."""
 
     def distribution(z, tau):
         weights = [math.exp(z @ old / np.linalg.norm(z) / tau) for old in queue]

@@ -1,7 +1,7 @@
 """ReSSL: two views of an image are alike to the same other images, and as much; no negatives.
 
 Zheng et al. 2021, "ReSSL: Relational Self-Supervised Learning with Weak Augmentation", arXiv:2107.09282.
-Equations 3 to 5 are `relation`: the teacher, an average of the student, sees a weak view (crop and flip) and gives
+The loss (section 3) is `relation`: the teacher, an average of the student, sees a weak view (crop and flip) and gives
 sharp similarities to a queue of its earlier embeddings; the student, on a contrastive view, matches them.
 Expect (CIFAR-10, ResNet-18, 200 epochs, linear): 90 %.
 """
@@ -40,7 +40,7 @@ class Params(MethodParams):
 
 
 def relation(student: Tensor, teacher: Tensor) -> Tensor:  # [N K], [N K] -> []
-    """Equation 5: the student's cross-entropy to the teacher's distribution over the queue, both given as logits."""
+    """The student's cross-entropy to the teacher's distribution over the queue, both given as logits."""
     return -(teacher.softmax(1) * student.log_softmax(1)).sum(1).mean()
 
 

@@ -1,0 +1,94 @@
+"""Feature transformation on MoCo: positives pushed apart and negatives mixed, both as features.
+
+Zhu et al. 2021, "Improving Contrastive Learning by Visualizing Feature Transformation", arXiv:2108.02982.
+`extrapolate`: query and key move away from each other, so that the positive score s falls to
+2 l (1 - l) + (l^2 + (1 - l)^2) s. `interpolate` mixes keys inside the queue. Features are normalised before,
+and not again after. The transformed positive score is logged: it starts below MoCo's.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from selfsup.nn.contrastive import info_nce, queue_similarities, unit
+from selfsup.nn.distributed import gather
+from selfsup.nn.queue import Queue, in_order
+from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
+from selfsup.siamese import Momentum
+from selfsup.task import Batch, Facts, Output, Progress
+from selfsup.views.draw import Draw
+
+Shape = Annotated[float, Field(ge=1)]
+
+
+class Params(MethodParams):
+    temperature: PositiveFloat  # tau
+    queue: PositiveInt  # K
+    momentum: PairOfProbabilities  # m of the key encoder, at the first step and at the last
+    positive: Shape | None  # alpha of Beta(alpha, alpha) + 1, how far positives are pushed apart; null: not
+    negative: Shape | None  # alpha of Beta(alpha, alpha), by which negatives are mixed; null: not
+    projector: HeadParams
+
+
+def beta(u: Tensor, a: float) -> Tensor:
+    """Numbers uniform in 0..1 -> numbers of Beta(a, a), a >= 1, by the inverse of its distribution, in float64."""
+    grid = torch.linspace(0, 1, 2049, dtype=torch.float64, device=u.device)
+    cdf = F.pad(torch.cumulative_trapezoid((grid * (1 - grid)) ** (a - 1), grid), (1, 0))
+    cdf = cdf / cdf[-1]
+    u = u.double()
+    above = torch.searchsorted(cdf, u).clamp(1, len(grid) - 1)
+    low, high = cdf[above - 1], cdf[above]
+    return grid[above - 1] + (u - low) / (high - low) * grid[1]
+
+
+def extrapolate(q: Tensor, k: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+    """lam z + (1 - lam) z' of either, lam in 1..2. [N D], [N D], [N 1]"""
+    return lam * q + (1 - lam) * k, lam * k + (1 - lam) * q
+
+
+def interpolate(queue: Tensor, other: Tensor, lam: Tensor) -> Tensor:
+    """Each key mixed with that of the row `other`. [K D], int64 [K], [K 1] -> [K D]"""
+    return lam * queue + (1 - lam) * queue[other]
+
+
+class FeatureTransform(Momentum):
+    def __init__(self, params: Params, facts: Facts):
+        super().__init__(facts, params.projector, params.momentum)
+        self.queue = Queue(params.queue, self.width, facts.samples, "methods.feature_transform.queue")
+        self.params = params
+        self.seed = int(torch.randint(2**31, ()))  # of the mixing, a function of the run's seed
+
+    def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
+        views = super().views(batch, draw)
+        alpha = self.params.positive
+        lam = torch.ones(len(draw.key), 1) if alpha is None else 1 + beta(draw.uniform("positive", 1), alpha)
+        return *views, lam.to(views[0])
+
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
+        return *super().embed(views[:3], progress), views[3]
+
+    def negatives(self, step: int) -> Tensor:
+        """The queue, mixed anew each step. [K D]"""
+        keys, alpha = self.queue.keys, self.params.negative
+        if alpha is None:
+            return keys
+        draw = Draw(self.seed, step, torch.arange(len(keys), device=keys.device))
+        return interpolate(keys, draw.place().argsort(), beta(draw.uniform("negative", 1), alpha).to(keys))
+
+    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
+        q, k, place, lam = embeddings[0], embeddings[1].detach(), embeddings[2], embeddings[3].detach()
+        q_hat, k_hat = extrapolate(unit(q), unit(k), lam)
+        score = (q_hat * k_hat).sum(1)
+        tau = self.params.temperature
+        loss = info_nce(score / tau, queue_similarities(q, self.negatives(progress.step), tau))
+        logs = {"positive_score": score.mean().detach()}
+        carry = {"keys": in_order(k, place)}
+        return Output(loss, logs=logs, carry=carry, embeddings=(gather(q.detach()), gather(k)))
+
+    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+        super().after_step(carry, progress)
+        self.queue.push(carry["keys"])

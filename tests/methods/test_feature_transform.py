@@ -1,0 +1,101 @@
+"""Feature transformation: its loss with plain loops, the closed form of the score, the drawn numbers, MoCo as limit."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from selfsup.errors import UserError
+from selfsup.methods.feature_transform import beta, extrapolate, interpolate
+from selfsup.nn.contrastive import info_nce, key_similarities, unit
+from selfsup.task import Progress
+from selfsup.views.draw import Draw
+from tests.contract.runs import build
+
+START = Progress(0, 10, 5)
+
+
+def start(hundred, **knobs):
+    overrides = {f"methods__feature_transform__{name}": value for name, value in knobs.items()}
+    task, split, _ = build("feature_transform", hundred, double=True, **overrides)
+    batch = split.gather(torch.arange(12))
+    task.train()
+    return task, task.views(batch, Draw(0, 0, batch["id"]))
+
+
+def test_equals_the_paper(hundred):
+    task, views = start(hundred)
+    q, k, _, lam = (x.detach().numpy() for x in task.embed(views, START))
+    mixed, total, scores = task.negatives(0).numpy(), [], []
+    for x, y, (w,) in zip(q, k, lam, strict=True):
+        x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
+        score = (w * x + (1 - w) * y) @ (w * y + (1 - w) * x)
+        candidates = [math.exp(score / 0.2), *(math.exp(x @ old / 0.2) for old in mixed)]
+        total.append(-math.log(candidates[0] / sum(candidates)))
+        scores.append(score)
+    output = task(views, START)
+    assert output.loss.item() == pytest.approx(np.mean(total), rel=1e-9)
+    assert output.logs["positive_score"].item() == pytest.approx(np.mean(scores), rel=1e-9)
+
+
+def test_the_positive_score_drops_as_the_closed_form_says():
+    q, k = (unit(z) for z in torch.randn(2, 50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    lam = torch.linspace(1, 2, 50, dtype=torch.float64)[:, None]
+    a, b = extrapolate(q, k, lam)
+    s, w = (q * k).sum(1), lam[:, 0]
+    found = (a * b).sum(1)
+    torch.testing.assert_close(found, 2 * w * (1 - w) + (w**2 + (1 - w) ** 2) * s, rtol=1e-10, atol=1e-12)
+    assert (found <= s + 1e-12).all() and found[0] == s[0]
+
+
+def test_negatives_are_mixed_inside_the_queue_anew_each_step(hundred):
+    task, _ = start(hundred)
+    keys = task.queue.keys
+    first = task.negatives(3)
+    assert torch.equal(first, task.negatives(3)) and not torch.equal(first, task.negatives(4))
+    draw = Draw(task.seed, 3, torch.arange(len(keys)))
+    other, lam = draw.place().argsort(), beta(draw.uniform("negative", 1), task.params.negative)
+    assert other.unique().numel() == len(keys)
+    for row, key, j, (w,) in zip(first, keys, other.tolist(), lam.tolist(), strict=True):
+        torch.testing.assert_close(row, w * key + (1 - w) * keys[j], rtol=1e-9, atol=1e-12)
+    assert torch.equal(interpolate(keys, other, torch.ones(len(keys), 1)), keys)
+
+
+@pytest.mark.parametrize("a", [1.0, 1.6, 2.0, 5.0])
+def test_numbers_are_of_the_beta_distribution(a):
+    from scipy import stats
+
+    u = torch.linspace(0, 1, 301)
+    np.testing.assert_allclose(beta(u, a).numpy(), stats.beta(a, a).ppf(u.double().numpy()), atol=2e-4)
+
+
+def test_positives_are_drawn_between_1_and_2(hundred):
+    _, (*_, lam) = start(hundred)
+    assert lam.shape == (12, 1) and lam.unique().numel() == 12
+    assert lam.min() > 1 and lam.max() < 2
+
+
+def test_without_both_transformations_it_is_moco(hundred):
+    task, views = start(hundred, positive=None, negative=None)
+    q, k, *_ = task.embed(views, START)
+    expected = info_nce(*key_similarities(q, k, task.queue.keys, task.params.temperature))
+    assert task(views, START).loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_the_key_gets_no_gradient_and_the_queue_the_plain_key(hundred):
+    task, views = start(hundred)
+    leaves = [z.detach().requires_grad_(z.is_floating_point()) for z in task.embed(views, START)]
+    output = task.loss(leaves, START)
+    output.loss.backward()
+    assert [z.grad is not None for z in leaves] == [True, False, False, False]
+    before = task.queue.keys.clone()
+    task.after_step(output.carry, START)
+    order = Draw(0, 0, torch.arange(12)).place().argsort()
+    assert torch.equal(task.queue.keys[:-12], before[12:])
+    torch.testing.assert_close(task.queue.keys[-12:], unit(leaves[1].detach())[order], rtol=1e-9, atol=1e-12)
+
+
+def test_a_queue_longer_than_the_data_set_is_refused(hundred):
+    with pytest.raises(UserError, match=r"methods.feature_transform.queue: 4096 keys"):
+        start(hundred, queue=4096)
