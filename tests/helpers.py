@@ -52,6 +52,7 @@ SMALL = {  # networks and runs that take a second
     **{f"methods__{method}__{head}": {"layers": 2, "hidden": 32, "out": 16} for method, head in HEADS},
     "methods__moco__queue": 40,  # no multiple of the batch
     "methods__ressl__queue": 40,
+    "methods__dense_contrast__queue": 40,
     "methods__feature_transform__queue": 40,
     "methods__instance_discrimination__negatives": 20,
     "methods__exemplar__examples": 3,

@@ -56,8 +56,10 @@ class Momentum(Siamese):
         query, key, place = views
         return self.projector(self.backbone(query)["pooled"]), self.keys(key), place
 
-    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+    def m(self, progress: Progress) -> float:
         base, end = self.momentum
-        m = cosine_momentum(base, progress.fraction, end)
+        return cosine_momentum(base, progress.fraction, end)
+
+    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
         for target, online in zip(self.target, (self.backbone, self.projector), strict=True):
-            ema_update(target, online, m)
+            ema_update(target, online, self.m(progress))

@@ -1,0 +1,94 @@
+"""DenseCL: MoCo for every place of the feature map, whose positive is the place most alike in the other view.
+
+Wang et al. 2021, "Dense Contrastive Learning for Self-Supervised Visual Pre-Training", arXiv:2011.09157.
+No geometry is used: `match` gives each place of the query its place in the key by the backbone's cosines. Negatives of
+the dense loss are a queue of keys, one an image, the mean of its places. The whole is (1 - lambda) times MoCo's loss of
+the pooled features plus lambda times the dense loss. A transformer's tokens are places, too.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from selfsup.nn.contrastive import info_nce, key_similarities, unit
+from selfsup.nn.distributed import gather
+from selfsup.nn.ema import ema_update, target_of
+from selfsup.nn.heads import mlp
+from selfsup.nn.queue import Queue, in_order
+from selfsup.params import HeadParams, MethodParams, PairOfProbabilities, Probability
+from selfsup.siamese import Momentum
+from selfsup.task import Facts, Output, Progress
+
+
+class Params(MethodParams):
+    temperature: PositiveFloat  # tau
+    dense_weight: Probability  # lambda
+    queue: PositiveInt  # K of both queues
+    momentum: PairOfProbabilities  # m of the key encoder, at the first step and at the last
+    projector: HeadParams  # of the pooled features
+    dense_projector: HeadParams  # of each place
+
+
+def places(features: Mapping[str, Tensor], prefix: int) -> Tensor:  # -> [B L C]
+    """The feature map, or a transformer's tokens less the `prefix` that stand for no place."""
+    return features["map"].flatten(2).mT if "map" in features else features["tokens"][:, prefix:]
+
+
+@torch.no_grad()
+def match(query: Tensor, key: Tensor) -> Tensor:  # [B L C], [B L C] -> int64 [B L]
+    """For every place of the query that of the key whose features have the largest cosine with it."""
+    with torch.autocast(query.device.type, enabled=False):
+        return (unit(query) @ unit(key).mT).argmax(2)
+
+
+class DenseContrast(Momentum):
+    def __init__(self, params: Params, facts: Facts):
+        super().__init__(facts, params.projector, params.momentum)
+        net = self.backbone.net
+        self.prefix, width = getattr(net, "num_prefix_tokens", 0), net.num_features
+        self.dense_projector = mlp(width, params.dense_projector)
+        self.dense_target = target_of(self.dense_projector)
+        dense_width = params.dense_projector.out if params.dense_projector.layers else width
+        self.queue = Queue(params.queue, self.width, facts.samples, "methods.dense_contrast.queue")
+        self.dense_queue = Queue(params.queue, dense_width, facts.samples, "methods.dense_contrast.queue")
+        self.params = params
+
+    def dense(self, head: nn.Module, local: Tensor) -> Tensor:  # [B L C] -> [B L D]
+        return head(local.flatten(0, 1)).unflatten(0, local.shape[:2])
+
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
+        """q [B D], k, dense q [B L D], their positives, the dense keys' means [B D], and the samples' places."""
+        query, key, place = views
+        features = self.backbone(query)
+        local = places(features, self.prefix)
+        with torch.no_grad():
+            backbone, projector = self.target
+            key_features = backbone(key)
+            key_local = places(key_features, self.prefix)
+            k = projector(key_features["pooled"])
+            dense_k = unit(self.dense(self.dense_target, key_local))  # [B L D]
+            index = match(local, key_local)[:, :, None].expand(-1, -1, dense_k.shape[2])
+            positive, mean = dense_k.gather(1, index), dense_k.mean(1)
+        return self.projector(features["pooled"]), k, self.dense(self.dense_projector, local), positive, mean, place
+
+    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
+        q, k, dense_q, positive, mean, place = embeddings
+        k, positive, mean = k.detach(), positive.detach(), mean.detach()
+        tau, weight = self.params.temperature, self.params.dense_weight
+        whole = info_nce(*key_similarities(q, k, self.queue.keys, tau))
+        flat = dense_q.flatten(0, 1), positive.flatten(0, 1)  # [B*L D]
+        dense = info_nce(*key_similarities(*flat, self.dense_queue.keys, tau))
+        return Output(
+            (1 - weight) * whole + weight * dense,
+            logs={"global_loss": whole.detach(), "dense_loss": dense.detach()},
+            carry={"keys": in_order(k, place), "dense": in_order(mean, place)},
+            embeddings=(gather(q.detach()), gather(k)),
+        )
+
+    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+        super().after_step(carry, progress)
+        ema_update(self.dense_target, self.dense_projector, self.m(progress))
+        self.queue.push(carry["keys"])
+        self.dense_queue.push(carry["dense"])
