@@ -31,7 +31,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
     "backbones": {"errors", "params", "strict", "nn"},
     "export": {"errors", "params", "strict", "backbones"},
     "data": {"errors", "files", "params", "strict", "views"},
-    "siamese": {"params", "strict", "task", "nn", "views"},
+    "siamese": {"errors", "params", "strict", "task", "nn", "views"},
     "methods": {"errors", "params", "strict", "task", "siamese", "nn", "views", "backbones"},
     "evaluation": {
         "errors",

@@ -82,6 +82,24 @@ class Backbone(nn.Module):
         pooled = self.net.forward_head(features, pre_logits=True)
         return {"pooled": pooled, "tokens" if features.ndim == 3 else "map": features}
 
+    def admit(self, size: int) -> None:
+        """Take images of `size` x `size` pixels too, for which a vision transformer's positions are interpolated.
+
+        Raises `ValueError` when the network cannot.
+        """
+        if hasattr(self.net, "dynamic_img_size"):
+            from timm.layers import Format  # late: a second to import
+
+            self.net.dynamic_img_size = True
+            embed = self.net.patch_embed
+            embed.strict_img_size, embed.flatten, embed.output_fmt = False, False, Format.NHWC
+        try:
+            with torch.no_grad():
+                self.eval()(torch.zeros(1, 3, size, size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ValueError(f"the backbone does not take images of {size} px: {error}") from None
+        self.train()
+
 
 def timm_arguments(params: BackboneParams, image_size: int) -> dict:
     """The arguments with which `timm.create_model(params.name, ...)` builds the network, small stem aside."""

@@ -169,6 +169,20 @@ class HeadParams(Strict):
     out: PositiveInt
 
 
+class CropsParams(Strict):
+    """Small views of every image beside the two of `data.image_size` pixels."""
+
+    count: Annotated[int, Field(ge=0)]  # of each image; 0: none
+    size: PositiveInt  # pixels
+    scale: Pair  # share of the image's area that one covers
+
+    @model_validator(mode="after")
+    def _within_the_image(self) -> "CropsParams":
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"crops.scale: needs 0 < low <= high <= 1, got {self.scale}")
+        return self
+
+
 class KNN(Strict):
     k: Annotated[list[PositiveInt], Field(min_length=1)]  # each is reported; the headline k is chosen on validation
     temperature: PositiveFloat

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from selfsup.params import ViewsParams
+from selfsup.params import CropsParams, ViewsParams
 from selfsup.views import ops
 from selfsup.views.colour import NO_OPERATION, colour_jitter, matrix_jitter, to_grey
 from selfsup.views.draw import Draw
@@ -64,6 +64,22 @@ def _strong(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size: i
         return view_numbers(batch["box"][rows], draw[rows], views, view)
 
     return numbers, lambda images, *own: augment(images, Numbers(*own), size, views.colour)
+
+
+def multi_crop(
+    batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size: int, crops: CropsParams
+) -> tuple[Tensor, ...]:
+    """`two_views`, then `crops.count` local ones [B 3 crops.size crops.size] (Caron et al. 2020, arXiv:2006.09882).
+
+    A local view covers `crops.scale` of the image, is blurred as often as the two others are on average, and is never
+    solarised.
+    """
+    blur = sum(views.blur) / 2
+    local = views.model_copy(update={"crop_scale": crops.scale, "blur": [blur] * 2, "solarize": [0.0] * 2})
+
+    recipes = [_strong(batch, draw.fork(f"local view {i + 1}"), local, crops.size, 0) for i in range(crops.count)]
+    small = _make_views(batch["image"], crops.size, *recipes) if recipes else []
+    return *two_views(batch, draw, views, size), *small
 
 
 def crop_view(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size: int) -> Tensor:
