@@ -43,6 +43,7 @@ class Facts:
     samples: int  # training images
     classes: int  # 0: no labels
     image_size: int  # pixels
+    batch_size: int  # images of a step over all processes
     steps: int  # optimiser steps of the whole run
     peak_lr: float  # of the run's schedule: the block's optimizer.lr scaled to the batch
     views: ViewsParams

@@ -43,3 +43,10 @@ def test_the_alarm_waits_for_three_bad_readings():
 def test_too_few_rows_give_no_reading():
     assert monitors.read([torch.ones(1, 4)]) == {} == monitors.read([])
     assert not math.isnan(monitors.read([torch.eye(2)])["spread"])
+
+
+def test_a_loss_at_the_logarithm_of_the_number_of_prototypes_raises_the_alarm():
+    plain = {"spread": 0.9, "rank_me": 30.0, "alignment": 0.5}
+    assert "number of prototypes" in monitors.alarm([plain | {"below_uniform": 0.001}] * 3)
+    assert monitors.alarm([plain | {"below_uniform": x} for x in (0.001, 0.3, 0.001)]) is None
+    assert monitors.alarm([plain] * 3) is None

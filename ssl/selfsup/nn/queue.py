@@ -19,7 +19,7 @@ class Queue(nn.Module):
         if length > samples:
             raise UserError(
                 f"{knob}: {length} keys are more than the {samples} training images, so that old copies of an image "
-                f"would be among its own negatives; set {samples} or fewer"
+                f"would stand beside it; set {samples} or fewer"
             )
         self.register_buffer("keys", unit(torch.randn(length, width)))
 

@@ -34,6 +34,7 @@ def build_task(params: Params, name: str, architecture: str, split: Split) -> Ta
         samples=split.samples,
         classes=len(split.classes),
         image_size=params.data.image_size,
+        batch_size=params.pretrain.batch_size,
         steps=planned_steps(split.samples, params.pretrain),
         peak_lr=peak_lr(block.optimizer, params.pretrain),
         views=params.views,

@@ -65,6 +65,12 @@ def alarm(rows: Sequence[Mapping[str, float]]) -> str | None:
             "look alike to the network). Likely causes: no stop-gradient or predictor, a learning rate or momentum "
             "far off, views so strong that nothing is left to agree on"
         )
+    if max(row.get("below_uniform", 1.0) for row in last) < 0.01:
+        return (
+            "collapsed: the loss stands at the logarithm of the number of prototypes, that of targets that are "
+            "the same for all of them. Likely causes: a teacher temperature too high, a learning rate far "
+            "off, too few steps"
+        )
     if rank_now < 2:
         return (
             f"dimensional collapse: the embeddings' effective rank is {rank_now:.1f}. Likely causes: a learning rate "

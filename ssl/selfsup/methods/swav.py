@@ -1,0 +1,97 @@
+"""SwAV: predict from one view the code of another, codes being balanced assignments of the batch to prototypes.
+
+Caron et al. 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", arXiv:2006.09882.
+Equation 2 is `swapped`, a mean over the pairs of views and not their sum; codes (section 3.1) come from the two global
+views of the global batch and of a queue of earlier ones; multi-crop is section 3.2.
+Expect (CIFAR-10, ResNet-18, 1000 epochs, linear): 89 %.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor, nn
+
+from selfsup.errors import UserError
+from selfsup.nn.contrastive import unit
+from selfsup.nn.distributed import gather, rank
+from selfsup.nn.heads import mlp
+from selfsup.nn.queue import Queue, in_order
+from selfsup.nn.sinkhorn import sinkhorn
+from selfsup.params import CropsParams, HeadParams, MethodParams
+from selfsup.siamese import MultiCrop, pooled
+from selfsup.task import Facts, Output, Progress
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Params(MethodParams):
+    temperature: PositiveFloat  # tau
+    eps: PositiveFloat  # epsilon, of the codes: lower, sharper
+    prototypes: Annotated[int, Field(ge=2)]  # K
+    frozen_epochs: Count  # first epochs, in which the prototypes stay
+    queue: Count  # earlier features of each global view that take part in the codes; 0: none
+    queue_epoch: Count  # the first with the queue
+    crops: CropsParams
+    projector: HeadParams
+
+
+def swapped(scores: Sequence[Tensor], codes: Sequence[Tensor], tau: float) -> Tensor:  # V x [B K], 2 x [B K] -> []
+    """Equation 2: cross-entropy of each code with every other view's prediction, mean over pairs and batch."""
+    log_p = [(s / tau).log_softmax(1) for s in scores]
+    terms = [-(q * log_p[v]).sum(1).mean() for i, q in enumerate(codes) for v in range(len(scores)) if v != i]
+    return torch.stack(terms).mean()
+
+
+class SwAV(MultiCrop):
+    queues: Any  # two `Queue`s
+
+    def __init__(self, params: Params, facts: Facts):
+        if params.prototypes > facts.batch_size + params.queue:
+            raise UserError(
+                f"methods.swav.prototypes: {params.prototypes} cannot be used equally by {facts.batch_size} images and "
+                f"a queue of {params.queue}; lower it, or raise pretrain.batch_size or methods.swav.queue"
+            )
+        super().__init__(facts, params.crops, "swav")
+        self.params = params
+        self.projector = mlp(self.backbone.width, params.projector)
+        width = params.projector.out if params.projector.layers else self.backbone.width
+        self.prototypes = nn.Parameter(unit(torch.randn(params.prototypes, width)))  # C
+        self.queues = nn.ModuleList(
+            Queue(params.queue, width, facts.samples, "methods.swav.queue")
+            for _ in range(2)  # one a global view
+        )
+
+    def embed(self, views: Sequence[Tensor], progress: Progress) -> Sequence[Tensor]:
+        *crops, place = views
+        z = self.projector(torch.cat(pooled(self.backbone, crops)))
+        with torch.autocast(z.device.type, enabled=False):
+            z = unit(z)
+            scores = z @ self.prototypes.T
+        return *z.chunk(len(crops))[:2], *scores.chunk(len(crops)), place
+
+    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
+        a, b, *scores, place = embeddings
+        z = [gather(x.detach()) for x in (a, b)]  # [N D] each
+        queued = progress.epoch >= self.params.queue_epoch
+        with torch.autocast(a.device.type, enabled=False):
+            everything = [torch.cat([x, queue.keys]) if queued else x for x, queue in zip(z, self.queues, strict=True)]
+            codes = [sinkhorn(x @ self.prototypes.detach().T, self.params.eps) for x in everything]
+            own = slice(rank() * len(a), (rank() + 1) * len(a))
+            loss = swapped(scores, [q[own] for q in codes], self.params.temperature)
+        used = torch.zeros_like(codes[0][0]).index_fill(0, torch.cat(codes).argmax(1), 1).mean()
+        logs = {"below_uniform": 1 - loss.detach() / math.log(self.params.prototypes), "prototypes_used": used}
+        keys = in_order(torch.stack([a, b], dim=1), place)  # [N 2 D]
+        return Output(loss, logs=logs, carry={"keys": keys}, embeddings=z)
+
+    def before_step(self, progress: Progress) -> None:
+        if progress.epoch < self.params.frozen_epochs:
+            self.prototypes.grad = None
+
+    @torch.no_grad()
+    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+        self.prototypes.copy_(unit(self.prototypes))
+        for queue, keys in zip(self.queues, carry["keys"].unbind(1), strict=True):
+            queue.push(keys)
