@@ -57,6 +57,8 @@ SMALL = {  # networks and runs that take a second
     "methods__instance_discrimination__negatives": 20,
     "methods__exemplar__examples": 3,
     "methods__mae__decoder": {"width": 32, "depth": 1, "heads": 2},
+    "methods__dino__outputs": 24,
+    "methods__dino__frozen_epochs": 0,
     "methods__swav__prototypes": 16,
     "methods__swav__frozen_epochs": 0,
     "methods__swav__queue": 40,

@@ -2,8 +2,10 @@
 
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from selfsup.nn.contrastive import unit
 from selfsup.params import HeadParams
 
 
@@ -23,3 +25,18 @@ def mlp(width: int, params: HeadParams, norm_output: bool = False) -> nn.Sequent
         elif norm_output:
             layers += [nn.BatchNorm1d(b)]
     return nn.Sequential(*layers)
+
+
+class CosineLayer(nn.Module):
+    """Cosines with `out` directions, a linear layer whose weights are normed to 1. [N width] -> [N out]
+
+    In float32 or better whatever the autocast.
+    """
+
+    def __init__(self, width: int, out: int):
+        super().__init__()
+        self.weight = nn.Parameter(unit(torch.randn(out, width)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return unit(x) @ unit(self.weight).T
