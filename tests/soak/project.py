@@ -133,9 +133,9 @@ def present(process: psutil.Process) -> bool:
         return False
 
 
-def left_behind(mark: str, known: list[psutil.Process]) -> list[str]:
-    """What of a command is still there `ENDED` seconds after its end; it is killed."""
-    until = time.monotonic() + ENDED
+def left_behind(mark: str, known: list[psutil.Process], patience: float = ENDED) -> list[str]:
+    """What of a command is still there `patience` seconds after its end; it is killed."""
+    until = time.monotonic() + patience
     while (left := [*{p.pid: p for p in [*known, *bearing(mark)] if present(p)}.values()]) and time.monotonic() < until:
         time.sleep(0.1)
     said = []
