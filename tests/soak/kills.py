@@ -209,17 +209,19 @@ def check(row: Row, times: int, seed: int) -> None:
 
 
 def prepare(place: Path, names: list[str] | None, processes: list[int], methods: list[str], slack: float) -> list[Row]:
-    """Run the whole pipeline once, each row getting the folder as it is before its stage."""
+    """Run the pipeline once as far as is wanted, each row getting the folder as it is before its stage."""
     base, rows = project.make(place / "base", method=methods[0]), []
+    wanted = [stage for stage in project.stages() if not names or {stage.name, stage.name.split()[0]} & set(names)]
     for stage in project.stages():
         script = stage.name.split()[0]
-        wanted = not names or {stage.name, script} & set(names)
-        for method in (methods if script == "pretrain" else methods[:1]) if wanted else []:
+        for method in (methods if script == "pretrain" else methods[:1]) if stage in wanted else []:
             for count in processes if script in (*LAUNCHED, "shard") else [1]:
                 row = Row(stage, method, count, place / f"{stage.name} {method} {count}", slack)
                 shutil.copytree(base, row.folder)
                 project.parameters(row.folder, method=method)
                 rows.append(row)
+        if stage == wanted[-1]:
+            break
         if project.start(base, stage.command, "base", 1, place / "base.log").wait() != 0:
             raise SystemExit(f"{stage.name} fails by itself:\n{(place / 'base.log').read_text()[-2000:]}")
     return rows

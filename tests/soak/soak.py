@@ -76,11 +76,11 @@ class Training:
         self.folder, self.processes, self.tally = folder, processes, tally
         self.log = folder.with_suffix(".log")
         self.stage = next(stage for stage in project.stages() if stage.name == "pretrain")
-        self.mark = ""
+        self.mark, self.first = "", None  # of the command that runs: its mark, the checkpoint it goes on from
         self.running: subprocess.Popen
 
     def start(self) -> None:
-        self.mark = f"{self.folder.name}-{time.monotonic()}"
+        self.mark, self.first = f"{self.folder.name}-{time.monotonic()}", self.newest()
         self.running = project.start(self.folder, self.stage.command, self.mark, self.processes, self.log)
 
     def clear(self) -> None:
@@ -120,7 +120,7 @@ class Training:
 
     def disturb(self, kind: str, rng: random.Random) -> None:
         """One disturbance, and everything that must be true after it."""
-        tally, known, training = self.tally, project.bearing(self.mark), self.newest() is not None
+        tally, known, training = self.tally, project.bearing(self.mark), self.newest() != self.first
         rank = rng.randrange(len(workers := self.workers()))
         at, step = time.time(), self.step()
         match kind:
@@ -160,7 +160,7 @@ class Training:
             tally.at_once += fresh
             if not fresh:
                 tally.fault(f"{case}: no checkpoint at once")
-        if kind.startswith("rank") and self.processes > 1 and not re.search(rf"process {rank}\b", said):
+        if kind.startswith("rank") and len(workers) > 1 and not re.search(rf"process {rank}\b", said):
             tally.fault(f"{case}: not named: {said[-300:]!r}")
         if "Traceback" in said:
             tally.fault(f"{case}: a traceback: {said[-600:]!r}")
