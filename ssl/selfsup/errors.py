@@ -19,9 +19,15 @@ class UserError(Exception):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a `UserError`, and an operating-system error such as a full disk, into one line on stderr and exit 1."""
+    """Turn a `UserError`, and an operating-system error such as a full disk, into one line on stderr and exit 1.
+
+    Ctrl-C is a line and exit 130.
+    """
     try:
         yield
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        sys.exit(130)
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

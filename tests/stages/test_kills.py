@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from selfsup.errors import one_line_errors
 from selfsup.training.build import build_task
 from selfsup.training.session import open_splits
 from tests.evaluation import workspace
@@ -92,3 +93,9 @@ def test_a_killed_launcher_is_said_instead_of_its_notices(monkeypatch):
     expected = "error: the processes' launcher was killed by signal 9; run the same command again"
     assert launch.last_word(notices, [], -signal.SIGKILL).startswith(expected)
     assert launch.last_word(notices, [], 1) == notices
+
+
+def test_an_interrupted_stage_ends_in_a_line(capsys):
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        raise KeyboardInterrupt
+    assert end.value.code == 130 and capsys.readouterr().err == "stopped by SIGINT\n"
