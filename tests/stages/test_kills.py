@@ -95,6 +95,32 @@ def test_a_killed_launcher_is_said_instead_of_its_notices(monkeypatch):
     assert launch.last_word(notices, [], 1) == notices
 
 
+ELASTIC = """W1121 16:08:07.683000 26338 torch/distributed/elastic/api.py] Sending process 26343 closing signal SIGTERM
+E1121 16:08:16.776000 26338 torch/distributed/elastic/api.py] failed (exitcode: {0}) local_rank: 0 (pid: 26342) of binary
+Failures:
+[1]:
+  time      : 2026-11-21_16:08:16
+  rank      : 1 (local_rank: 1)
+  exitcode  : {1} (pid: 26343)
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-21_16:08:07
+  rank      : 0 (local_rank: 0)
+  exitcode  : {0} (pid: 26342)
+  error_file: <N/A>
+"""
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), [(75, -9, "process 1"), (-9, 75, "process 0"), (1, -15, "")])
+def test_the_process_that_was_killed_is_the_one_named(first, second, expected, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "stages"))
+    import launch
+
+    said = launch.last_word(ELASTIC.format(first, second), [])
+    assert said.startswith(f"error: {expected} was killed by signal 9") if expected else not said
+
+
 def test_an_interrupted_stage_ends_in_a_line(capsys):
     with pytest.raises(SystemExit) as end, one_line_errors():
         raise KeyboardInterrupt

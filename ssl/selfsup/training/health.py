@@ -1,6 +1,7 @@
 """Whether a run's numbers are still numbers, and how large its gradients are."""
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def stop_if_not_finite(bad: Tensor, split: Split, seed: int, batch_size: int, re
     if worst == NEVER:
         return
     if rank():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(60)  # the first process says it, and its end is the end of the others
         raise SystemExit(1)
     step = int(worst)
