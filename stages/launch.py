@@ -175,9 +175,8 @@ def working(pid: int) -> bool:
 
 def last_word(said: str, hung: list[int], status: int = 1) -> str:
     """What to add to the workers' own words: nothing when one of them ended by itself, having said why."""
-    codes = [
-        (int(rank), int(code)) for rank, code in re.findall(r"^\s+rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", said, re.M | re.S)
-    ]
+    entry = re.compile(r"^\s+rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.M | re.S)
+    codes = [(int(rank), int(code)) for rank, code in entry.findall(said)]
     if hung:
         return f"error: process {hung[0]} did not answer for RANK_TIMEOUT and was stopped; {_AGAIN}\n"
     killed = [(rank, -code) for rank, code in codes if code < 0 and -code != signal.SIGTERM]  # which ends the others

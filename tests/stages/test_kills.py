@@ -96,7 +96,7 @@ def test_a_killed_launcher_is_said_instead_of_its_notices(monkeypatch):
 
 
 ELASTIC = """W1121 16:08:07.683000 26338 torch/distributed/elastic/api.py] Sending process 26343 closing signal SIGTERM
-E1121 16:08:16.776000 26338 torch/distributed/elastic/api.py] failed (exitcode: {0}) local_rank: 0 (pid: 26342) of binary
+E1121 16:08:16.776000 26338 torch/elastic/api.py] failed (exitcode: {0}) local_rank: 0 (pid: 26342) of binary
 Failures:
 [1]:
   time      : 2026-11-21_16:08:16

@@ -72,7 +72,7 @@ BAD = {
     ),
     "a misspelt knob": ("check", {"methods__simclr__temprature": 1.0}, "did you mean temperature"),
     "a misspelt knob of another method": ("check", {"methods__byol__momentun": 1.0}, "did you mean momentum"),
-    "an unknown method": ("check", {"method": "simclear"}, "did you mean simclr? Known: align_uniform, barlow_twins, byol, "),
+    "an unknown method": ("check", {"method": "simclear"}, "mean simclr? Known: align_uniform, barlow_twins, byol, "),
     "an unknown protocol": ("check", {"evaluation__protocols": ["knnn"]}, "few_label, knn, linear"),
 }
 
