@@ -62,7 +62,7 @@ class Clock:
             raise Stop
 
 
-def ours(params: Params, folder: Path, clock: Clock) -> None:
+def ours(params: Params, folder: Path, clock: Clock, log: Callable = lambda row, step: None) -> None:
     """The project's own loop on shards in `folder`, images decoded already, as in every epoch but the first."""
     split = open_splits(params.data, folder / "shards", verified=True)["train"]
     split.gather([0])
@@ -75,7 +75,7 @@ def ours(params: Params, folder: Path, clock: Clock) -> None:
 
     task.after_step = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as resume:
-        plan = Plan(0, params.pretrain, method_params(params, params.method).optimizer, Path(resume))
+        plan = Plan(0, params.pretrain, method_params(params, params.method).optimizer, Path(resume), log=log)
         train(task, split, params.data.image_size, plan)
 
 

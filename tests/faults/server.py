@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from selfsup import tracking, tracking_writer
 from selfsup.params import Tracking
+
+if TYPE_CHECKING:
+    import pytest
 
 Fault = Callable[[dict, Callable, Callable], Iterable[bytes]]  # environ, start_response, the true application
 
@@ -149,7 +151,7 @@ def store(uri: str | None, experiment: str) -> Tracking:
     return Tracking(enabled=True, uri=uri, experiment=experiment)
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline
