@@ -32,7 +32,8 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
     "export": {"errors", "params", "strict", "backbones"},
     "data": {"errors", "files", "params", "strict", "views"},
     "siamese": {"errors", "params", "strict", "task", "nn", "views"},
-    "methods": {"errors", "params", "strict", "task", "siamese", "nn", "views", "backbones"},
+    "multicrop": {"errors", "params", "strict", "task", "nn", "views"},
+    "methods": {"errors", "params", "strict", "task", "siamese", "multicrop", "nn", "views", "backbones"},
     "evaluation": {
         "errors",
         "files",
@@ -40,6 +41,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
         "strict",
         "task",
         "siamese",
+        "multicrop",
         "nn",
         "views",
         "backbones",
@@ -53,6 +55,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
         "strict",
         "task",
         "siamese",
+        "multicrop",
         "nn",
         "views",
         "backbones",
@@ -67,6 +70,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
         "strict",
         "task",
         "siamese",
+        "multicrop",
         "nn",
         "views",
         "backbones",
@@ -89,9 +93,12 @@ PROBE = tuple(f"ssl/selfsup/evaluation/{name}.py" for name in ("compare", "knn",
 # Code that a stage's script imports and that DVC need not know of, because it decides nothing there.
 WAIVED = {
     "check": ("ssl/selfsup/",),  # its out says that params.yaml was valid, nothing else
-    "pixels": tuple(f"ssl/selfsup/{name}" for name in ("training/", "methods/", "task.py", "siamese.py")) + PROBE,
+    "pixels": tuple(
+        f"ssl/selfsup/{name}" for name in ("training/", "methods/", "task.py", "siamese.py", "multicrop.py")
+    )
+    + PROBE,
     "extract": ("ssl/selfsup/training/", "ssl/selfsup/task.py", *PROBE),  # the network comes from models/pretrained
-    "baseline": ("ssl/selfsup/siamese.py", *PROBE),
+    "baseline": ("ssl/selfsup/siamese.py", "ssl/selfsup/multicrop.py", *PROBE),
     "pretrain": ("ssl/selfsup/evaluation/extraction.py", *PROBE),
 }
 

@@ -1,18 +1,16 @@
-"""What many methods have in common: two views of an image, or two and smaller ones, through one backbone."""
+"""What many methods have in common: two views of an image through one backbone, and its momentum encoder."""
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
-from selfsup.errors import UserError
 from selfsup.nn.ema import cosine_momentum, ema_update, target_of
 from selfsup.nn.heads import mlp
-from selfsup.params import CropsParams, HeadParams, Pair
+from selfsup.params import HeadParams, Pair
 from selfsup.task import Batch, Facts, Progress, Task
 from selfsup.views.draw import Draw
-from selfsup.views.recipe import multi_crop, two_views
+from selfsup.views.recipe import two_views
 
 
 class Siamese(Task):
@@ -67,37 +65,6 @@ class Momentum(Siamese):
             ema_update(target, online, self.m(progress))
 
 
-class MultiCrop(Task):
-    """Two global views of every image and smaller local ones through one backbone; a method adds heads and the loss.
-
-    `views` ends with the samples' places in the global batch, int64 [B]. Raises `UserError`
-    when local crops are larger than global ones, or of a size that the backbone does not take.
-    """
-
-    def __init__(self, facts: Facts, crops: CropsParams, name: str):
-        super().__init__()
-        self.recipe, self.size, self.crops = facts.views, facts.image_size, crops
-        self.backbone = facts.backbone()
-        if crops.count == 0:
-            return
-        where = f"methods.{name}.crops"
-        if crops.size > facts.image_size:
-            raise UserError(f"{where}.size: {crops.size} px is more than data.image_size, {facts.image_size}; lower it")
-        if crops.scale[1] > facts.views.crop_scale[1]:
-            high = facts.views.crop_scale[1]
-            raise UserError(f"{where}.scale: local crops up to {crops.scale[1]} of the image are larger than the "
-                            f"global ones, {high} (views.crop_scale); lower it")  # fmt: skip
-        try:
-            self.backbone.admit(crops.size)
-        except ValueError as error:
-            raise UserError(f"{where}.size: {error}; use {facts.image_size}, or a count of 0") from None
-
-    def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
-        crops = multi_crop(batch, draw, self.recipe, self.size, self.crops)
-        return *crops, draw.place().to(crops[0].device, non_blocking=True)
-
-
-def pooled(backbone: nn.Module, views: Sequence[Tensor]) -> list[Tensor]:
-    """The features of each view [B width], by one call of the backbone for all views of a size."""
-    groups = [list(group) for _, group in groupby(views, key=lambda view: view.shape[-1])]
-    return [x for group in groups for x in backbone(torch.cat(group))["pooled"].chunk(len(group))]
+def places(features: Mapping[str, Tensor], prefix: int) -> Tensor:  # -> [B L C]
+    """The feature map, or a transformer's tokens less the `prefix` that stand for no place."""
+    return features["map"].flatten(2).mT if "map" in features else features["tokens"][:, prefix:]

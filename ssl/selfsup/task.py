@@ -105,8 +105,12 @@ class Task(nn.Module):
         """Whether the loss is one of the whole batch, and not the mean of the samples' own."""
         return type(self).loss is not Task.loss
 
-    def start_epoch(self, progress: Progress, sweep: Callable[[], Tensor]) -> None:
-        """Called before an epoch; `sweep()` gives the features of all samples in id order, on every process."""
+    def start_epoch(self, progress: Progress, sweep: Callable[[], Tensor]) -> Sequence[nn.Parameter]:
+        """Called before an epoch; `sweep()` gives the features of all samples in id order, on every process.
+
+        Returns the parameters that were drawn anew, whose moments the optimiser forgets.
+        """
+        return ()
 
     def before_step(self, progress: Progress) -> None:
         """Called after unscaling and clipping: set gradients to None to freeze parameters."""

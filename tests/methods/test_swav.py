@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from selfsup.errors import UserError
-from selfsup.methods.swav import swapped
-from selfsup.siamese import pooled
+from selfsup.multicrop import cross_views, pooled
 from selfsup.task import Progress
 from selfsup.views.draw import Draw
 from tests.contract.runs import build
@@ -57,10 +56,10 @@ def test_equals_the_paper_with_the_queue_from_its_epoch_on(hundred, start):
 
 def test_codes_that_are_right_and_sure_cost_nothing_and_a_code_is_never_held_against_its_own_view():
     q = torch.eye(3, dtype=torch.float64)
-    assert swapped([100 * q, 100 * q, 100 * q], [q, q], 1.0).item() == pytest.approx(0, abs=1e-12)
+    assert cross_views([100 * q, 100 * q, 100 * q], [q, q], 1.0).item() == pytest.approx(0, abs=1e-12)
     wrong = 100 * q.roll(1, 0)
-    assert swapped([wrong, 100 * q], [wrong / 100, q], 1.0).item() == pytest.approx(100, rel=1e-9)
-    assert swapped([100 * q, wrong], [wrong / 100, q], 1.0).item() == pytest.approx(0, abs=1e-9)
+    assert cross_views([wrong, 100 * q], [wrong / 100, q], 1.0).item() == pytest.approx(100, rel=1e-9)
+    assert cross_views([100 * q, wrong], [wrong / 100, q], 1.0).item() == pytest.approx(0, abs=1e-9)
 
 
 def test_codes_carry_no_gradient(hundred):
@@ -75,7 +74,7 @@ def test_codes_carry_no_gradient(hundred):
             for i, z in enumerate((a, b))
         ]
     weight = task.prototypes
-    (expected,) = torch.autograd.grad(swapped(scores, codes, task.params.temperature), weight)
+    (expected,) = torch.autograd.grad(cross_views(scores, codes, task.params.temperature), weight)
     (found,) = torch.autograd.grad(task(views, Progress(0, 10, 5)).loss, weight)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-13)
 

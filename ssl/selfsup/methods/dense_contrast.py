@@ -18,7 +18,7 @@ from selfsup.nn.ema import ema_update, target_of
 from selfsup.nn.heads import mlp
 from selfsup.nn.queue import Queue, in_order
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities, Probability
-from selfsup.siamese import Momentum
+from selfsup.siamese import Momentum, places
 from selfsup.task import Facts, Output, Progress
 
 
@@ -29,11 +29,6 @@ class Params(MethodParams):
     momentum: PairOfProbabilities  # m of the key encoder, at the first step and at the last
     projector: HeadParams  # of the pooled features
     dense_projector: HeadParams  # of each place
-
-
-def places(features: Mapping[str, Tensor], prefix: int) -> Tensor:  # -> [B L C]
-    """The feature map, or a transformer's tokens less the `prefix` that stand for no place."""
-    return features["map"].flatten(2).mT if "map" in features else features["tokens"][:, prefix:]
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """SwAV: predict from one view the code of another, codes being balanced assignments of the batch to prototypes.
 
 Caron et al. 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", arXiv:2006.09882.
-Equation 2 is `swapped`, a mean over the pairs of views and not their sum; codes (section 3.1) come from the two global
-views of the global batch and of a queue of earlier ones; multi-crop is section 3.2.
+Equation 2 is `cross_views`, a mean over the pairs of views and not their sum; codes (section 3.1) come from the two
+global views of the global batch and of a queue of earlier ones; multi-crop is section 3.2.
 Expect (CIFAR-10, ResNet-18, 1000 epochs, linear): 89 %.
 """
 
@@ -15,13 +15,13 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from selfsup.errors import UserError
+from selfsup.multicrop import MultiCrop, cross_views, pooled
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather, rank
 from selfsup.nn.heads import mlp
 from selfsup.nn.queue import Queue, in_order
 from selfsup.nn.sinkhorn import sinkhorn
 from selfsup.params import CropsParams, HeadParams, MethodParams
-from selfsup.siamese import MultiCrop, pooled
 from selfsup.task import Facts, Output, Progress
 
 Count = Annotated[int, Field(ge=0)]
@@ -36,13 +36,6 @@ class Params(MethodParams):
     queue_epoch: Count  # the first with the queue
     crops: CropsParams
     projector: HeadParams
-
-
-def swapped(scores: Sequence[Tensor], codes: Sequence[Tensor], tau: float) -> Tensor:  # V x [B K], 2 x [B K] -> []
-    """Equation 2: cross-entropy of each code with every other view's prediction, mean over pairs and batch."""
-    log_p = [(s / tau).log_softmax(1) for s in scores]
-    terms = [-(q * log_p[v]).sum(1).mean() for i, q in enumerate(codes) for v in range(len(scores)) if v != i]
-    return torch.stack(terms).mean()
 
 
 class SwAV(MultiCrop):
@@ -80,7 +73,7 @@ class SwAV(MultiCrop):
             everything = [torch.cat([x, queue.keys]) if queued else x for x, queue in zip(z, self.queues, strict=True)]
             codes = [sinkhorn(x @ self.prototypes.detach().T, self.params.eps) for x in everything]
             own = slice(rank() * len(a), (rank() + 1) * len(a))
-            loss = swapped(scores, [q[own] for q in codes], self.params.temperature)
+            loss = cross_views(scores, [q[own] for q in codes], self.params.temperature)
         used = torch.zeros_like(codes[0][0]).index_fill(0, torch.cat(codes).argmax(1), 1).mean()
         logs = {"below_uniform": 1 - loss.detach() / math.log(self.params.prototypes), "prototypes_used": used}
         keys = in_order(torch.stack([a, b], dim=1), place)  # [N 2 D]

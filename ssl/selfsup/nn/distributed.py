@@ -62,6 +62,14 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def of_first_rank(x: Tensor) -> Tensor:
+    """The first process's `x` on every process."""
+    if world() > 1:
+        dist.broadcast(x, 0)
+    return x
+
+
+@torch.no_grad()
 def mean_over_ranks(x: Tensor) -> Tensor:
     """The mean of `x` over ranks, without gradient."""
     return x if world() == 1 else sum_over_ranks(x) / world()

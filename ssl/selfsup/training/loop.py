@@ -175,7 +175,8 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
             interruption.exchange()
             progress = Progress(step, steps, per_epoch)
             if step % per_epoch == 0:
-                task.start_epoch(progress, lambda: sweep(task, split, device, size))
+                for parameter in task.start_epoch(progress, lambda: sweep(task, split, device, size)):
+                    optimizer.state.pop(parameter, None)
             views = [
                 partial(make_views, task, part, plan.seed, progress, i, device)
                 for i, part in enumerate(split_batch(batch, parts))

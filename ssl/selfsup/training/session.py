@@ -32,7 +32,7 @@ def open_splits(data: Data, folder: Path | str = "data/shards", verified: bool =
 def code_checksum(method: str) -> str:
     """SHA-256 of the code that decides a run's weights: a checkpoint of other code is not resumed."""
     parts = [path for name in ("data", "views", "nn", "training") for path in sorted((PACKAGE / name).glob("*.py"))]
-    parts += [PACKAGE / f"{name}.py" for name in ("backbones", "siamese", "task", f"methods/{method}")]
+    parts += [PACKAGE / f"{name}.py" for name in ("backbones", "siamese", "multicrop", "task", f"methods/{method}")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()
 
 

@@ -54,6 +54,14 @@ def two_views(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size:
     return first, second
 
 
+def two_places(
+    batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Where the two of `two_views` come from: crop int64 [B 4] (top, left, height, width) and flip bool [B] of each."""
+    first, second = (view_numbers(batch["box"], draw.fork(f"view {i + 1}"), views, i) for i in (0, 1))
+    return (first.crop, first.flip), (second.crop, second.flip)
+
+
 def strong_view(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size: int) -> Tensor:
     """One random view of every image, as the first of `two_views`."""
     return _make_views(batch["image"], size, _strong(batch, draw, views, size, 0))[0]

@@ -1,0 +1,112 @@
+"""DeepCluster: the clusters of the network's own features are the classes it learns next.
+
+Caron et al. 2018, "Deep Clustering for Unsupervised Learning of Visual Features", arXiv:1807.05520.
+Equations 1 and 2 in turn: before an epoch the features of all images, reduced, whitened and normalised, are clustered;
+a new classifier then learns the clusters, each image weighted by the inverse of its cluster's size (section 3.3).
+Clusters are spherical k-means', as features have length 1. Images are cropped and flipped, nothing else.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from selfsup.errors import UserError
+from selfsup.nn.distributed import gather
+from selfsup.nn.kmeans import spherical_kmeans, whitened
+from selfsup.params import MethodParams
+from selfsup.task import Batch, Facts, Output, Progress, Task
+from selfsup.views.draw import Draw
+from selfsup.views.recipe import crop_view
+
+
+class Params(MethodParams):
+    clusters: Annotated[int, Field(ge=2)]  # k
+    dims: PositiveInt  # principal components that are clustered
+    every: PositiveInt  # epochs between two clusterings
+    sobel: bool  # the network sees edges instead of colours
+
+
+class Sobel(nn.Module):
+    """Images -> their grey level's slopes to the right and downwards, and a channel of zeros. [B 3 H W] -> same"""
+
+    kernels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        right = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
+        self.register_buffer("kernels", torch.stack([right, right.T, torch.zeros(3, 3)])[:, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        grey = images.mean(1, keepdim=True)
+        return F.conv2d(F.pad(grey, (1, 1, 1, 1), mode="replicate"), self.kernels.to(grey.dtype))
+
+
+class Edges(nn.Module):
+    """A backbone that sees edges."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.sobel, self.backbone = Sobel(), backbone
+        self.width = backbone.width
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.backbone(self.sobel(images))
+
+
+class DeepCluster(Task):
+    labels: Tensor
+    weight: Tensor
+    agreement: Tensor
+
+    def __init__(self, params: Params, facts: Facts):
+        if params.clusters > facts.samples:
+            raise UserError(
+                f"methods.deepcluster.clusters: {params.clusters} are more than the {facts.samples} training images; "
+                "lower it"
+            )
+        super().__init__()
+        self.recipe, self.size, self.params = facts.views, facts.image_size, params
+        self.backbone = facts.backbone()
+        self.net = Edges(self.backbone) if params.sobel else self.backbone
+        self.classifier = nn.Linear(self.backbone.width, params.clusters)
+        self.register_buffer("labels", torch.zeros(facts.samples, dtype=torch.int64))
+        self.register_buffer("weight", torch.ones(params.clusters))
+        self.register_buffer("agreement", torch.zeros(()))
+        self.seed = int(torch.randint(2**31, ()))  # of clusters and classifiers, a function of the run's seed
+
+    def encoder(self) -> nn.Module:
+        return self.net
+
+    def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
+        images = crop_view(batch, draw, self.recipe, self.size)
+        return images, batch["id"].to(images.device, non_blocking=True)
+
+    @torch.no_grad()
+    def start_epoch(self, progress: Progress, sweep: Callable[[], Tensor]) -> Sequence[nn.Parameter]:
+        """New classes, and a new classifier for them."""
+        from sklearn.metrics import normalized_mutual_info_score  # late: a second to import
+
+        if progress.epoch % self.params.every:
+            return []
+        generator = torch.Generator().manual_seed(self.seed + progress.epoch)
+        labels, _ = spherical_kmeans(whitened(sweep(), self.params.dims), self.params.clusters, generator)
+        before, now = self.labels.cpu().numpy(), labels.cpu().numpy()
+        self.agreement.fill_(normalized_mutual_info_score(before, now) if progress.epoch else 0.0)
+        self.labels.copy_(labels)
+        sizes = labels.bincount(minlength=self.params.clusters).to(self.weight.dtype)
+        self.weight.copy_(len(labels) / (self.params.clusters * sizes))
+        new = torch.randn(self.classifier.weight.shape, generator=generator) * 0.01
+        self.classifier.weight.copy_(new)
+        self.classifier.bias.zero_()
+        return list(self.classifier.parameters())
+
+    def forward(self, views: tuple[Tensor, Tensor], progress: Progress) -> Output:
+        images, ids = views
+        features, labels = self.net(images)["pooled"], self.labels[ids]
+        losses = F.cross_entropy(self.classifier(features), labels, reduction="none")
+        logs = {"nmi": self.agreement.clone()}  # of the classes with those before
+        return Output((self.weight[labels] * losses).mean(), logs=logs, embeddings=[gather(features.detach())])

@@ -1,0 +1,149 @@
+"""iBOT: DINO between views, and within a view the teacher's word on the patches that its student does not see.
+
+Zhou et al. 2022, "iBOT: Image BERT Pre-Training with Online Tokenizer", arXiv:2111.07832.
+Equation 2 is `masked_patches`, equation 3 DINO's loss between views, whose pooled features stand for [CLS]; both share
+the head. The student's global views have blocks of patches masked. Patches have a centre of their own. Sinkhorn
+centring and the KoLeo term are DINOv2's (Oquab et al. 2023, arXiv:2304.07193).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor, nn
+
+from selfsup.errors import UserError
+from selfsup.multicrop import Teacher, TeacherParams, cross_views, pooled
+from selfsup.nn.contrastive import unit
+from selfsup.nn.distributed import gather, mean_over_ranks, rank
+from selfsup.nn.sinkhorn import sinkhorn
+from selfsup.params import Probability
+from selfsup.siamese import places
+from selfsup.task import Batch, Facts, Output, Progress
+from selfsup.views.draw import Draw
+from selfsup.views.recipe import patch_mask
+
+
+class Params(TeacherParams):
+    block: ClassVar[str] = "ibot"
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)]  # r, of the patches of a masked view
+    masked: Probability  # share of the global views that are masked
+    centring: Literal["centre", "sinkhorn"]  # how the teacher's outputs are kept apart
+    koleo: NonNegativeFloat  # weight of the spread of features; 0: none
+
+
+def masked_patches(student: Tensor, target: Tensor, hidden: Tensor, tau: float) -> Tensor:
+    """Equation 2: cross-entropy of hidden patches, mean over those of an image, then over images.
+
+    Logits and probabilities [B L K], bool [B L] -> []; an image without hidden patches counts 0.
+    """
+    losses = -(target * (student / tau).log_softmax(2)).sum(2)  # [B L]
+    return ((losses * hidden).sum(1) / hidden.sum(1).clamp(min=1)).mean()
+
+
+def koleo(x: Tensor) -> Tensor:  # [N D] -> []
+    """Minus the mean log distance of normalised rows to the nearest other (Sablayrolles et al. 2019)."""
+    x = unit(x)
+    own = torch.eye(len(x), dtype=torch.bool, device=x.device)
+    nearest = (x @ x.T).detach().masked_fill(own, -torch.inf).argmax(1)
+    return -((x - x[nearest]).norm(dim=1) + 1e-8).log().mean()
+
+
+@contextmanager
+def masking(net: Any, hidden: Tensor, token: Tensor) -> Iterator[None]:
+    """While entered, hidden patches [B L] enter the transformer as `token` [C]; positions are added afterwards."""
+
+    def replace(_: nn.Module, __: tuple, embedded: Tensor) -> Tensor:  # [B L C] or [B h w C]
+        where = hidden.view(*embedded.shape[:-1], 1)
+        return torch.where(where, token.to(embedded.dtype), embedded)
+
+    hook = net.patch_embed.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class IBOT(Teacher):
+    params: Params
+    patch_centre: Tensor
+
+    def __init__(self, params: Params, facts: Facts):
+        from timm.models.vision_transformer import VisionTransformer  # late: two seconds to import
+
+        super().__init__(params, facts)
+        net = self.backbone.net
+        if not isinstance(net, VisionTransformer):
+            raise UserError("methods.ibot.backbone: iBOT masks the tokens of a VisionTransformer of timm; choose vit")
+        self.grid = net.patch_embed.grid_size
+        if not 0 < int((1 - params.mask_ratio) * net.patch_embed.num_patches) < net.patch_embed.num_patches:
+            raise UserError("methods.ibot.mask_ratio: leaves none or all of the patches visible")
+        self.mask_token = nn.Parameter(torch.randn(net.embed_dim) * 0.02)
+        self.register_buffer("patch_centre", torch.zeros(params.outputs))
+
+    def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
+        """The crops, which patches of the two global ones are hidden, bool [B L], and the samples' places."""
+        *crops, place = super().views(batch, draw)
+        masks = []
+        for own in (draw.fork("mask 1"), draw.fork("mask 2")):
+            keep, restore = patch_mask(own, "block", self.params.mask_ratio, *self.grid)
+            masks.append((restore >= keep.shape[1]) & own.bernoulli("masked", self.params.masked, 1))
+        return *crops, *(mask.to(place.device) for mask in masks), place
+
+    def embed(self, views: Sequence[Tensor], progress: Progress) -> Sequence[Tensor]:
+        """Of both global views: patches by teacher and student [B L K], masks, features, and teacher; then students."""
+        *crops, mask_a, mask_b, _ = views
+        whole = torch.cat(crops[:2])
+        with masking(self.backbone.net, torch.cat([mask_a, mask_b]), self.mask_token):
+            features = self.backbone(whole)
+        small = pooled(self.backbone, crops[2:])
+        student = self.head(torch.cat([features["pooled"], *small])).chunk(len(crops))
+        with torch.no_grad():
+            backbone, head = self.teacher
+            targets = backbone(whole)
+            teacher = head(targets["pooled"]).chunk(2)
+            patch_targets = self.of_patches(head, targets).chunk(2)
+        patches = self.of_patches(self.head, features).chunk(2)
+        return *patch_targets, *patches, mask_a, mask_b, *features["pooled"].chunk(2), *teacher, *student
+
+    def of_patches(self, head: nn.Module, features: Mapping[str, Tensor]) -> Tensor:  # -> [B L K]
+        local = places(features, self.backbone.net.num_prefix_tokens)
+        return head(local.flatten(0, 1)).unflatten(0, local.shape[:2])
+
+    def targets(self, logits: Tensor, centre: Tensor, progress: Progress) -> Tensor:  # [B ... K] -> same
+        """The teacher's probabilities."""
+        tau = self.teacher_temperature(progress)
+        if self.params.centring == "centre":
+            return ((logits - centre) / tau).softmax(-1)
+        everything = gather(logits)  # [N ... K]
+        codes = sinkhorn(everything.flatten(0, -2), tau).view_as(everything)
+        return codes[rank() * len(logits) : (rank() + 1) * len(logits)]
+
+    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
+        patch_teacher, patches, masks, features, teacher = (list(embeddings[i : i + 2]) for i in (0, 2, 4, 6, 8))
+        student, tau = embeddings[10:], self.params.temperature
+        with torch.autocast(student[0].device.type, enabled=False):
+            targets = [self.targets(t, self.centre, progress) for t in teacher]
+            patch_targets = [self.targets(t, self.patch_centre, progress) for t in patch_teacher]
+            between = cross_views(student, targets, tau)
+            within = [masked_patches(*each, tau) for each in zip(patches, patch_targets, masks, strict=True)]
+            loss = between + torch.stack(within).mean()
+            if self.params.koleo:
+                loss = loss + self.params.koleo * sum(koleo(gather(x)) for x in features)
+        logs = {
+            "below_uniform": 1 - between.detach() / math.log(self.params.outputs),
+            "between_views": between.detach(),
+            "within_view": torch.stack(within).mean().detach(),
+        }
+        carry = {
+            "centre": mean_over_ranks(torch.stack(teacher).mean((0, 1))),
+            "patch_centre": mean_over_ranks(torch.stack(patch_teacher).mean((0, 1, 2))),
+        }
+        return Output(loss, logs=logs, carry=carry, embeddings=[gather(s.detach()) for s in student[:2]])
+
+    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+        super().after_step(carry, progress)
+        self.patch_centre.lerp_(carry["patch_centre"], 1 - self.params.centre_momentum)

@@ -1,0 +1,133 @@
+"""iBOT's masked patches, DINOv2's centring and KoLeo."""
+
+import numpy as np
+import pytest
+import torch
+
+from selfsup.errors import UserError
+from selfsup.methods.ibot import koleo, masked_patches
+from selfsup.multicrop import cross_views
+from selfsup.nn.sinkhorn import sinkhorn
+from selfsup.task import Progress
+from selfsup.views.draw import Draw
+from tests.contract.runs import build, steps_in_float64
+from tests.helpers import processes
+
+START = Progress(0, 10, 5)
+
+
+def built(shards, n=10, **overrides):
+    task, split, _ = build("ibot", shards, double=True, **{f"methods__ibot__{k}": v for k, v in overrides.items()})
+    ids = torch.arange(n)
+    return task.train(), task.views(split.gather(ids), Draw(0, 0, ids))
+
+
+def test_masked_patches_equal_a_loop_and_see_hidden_ones_only():
+    torch.manual_seed(0)
+    student, target = torch.randn(3, 4, 5, dtype=torch.float64), torch.randn(3, 4, 5, dtype=torch.float64).softmax(2)
+    hidden = torch.tensor([[True, False, True, True], [False] * 4, [False, True, False, False]])
+    total = 0.0
+    for n in range(3):
+        losses = []
+        for i in range(4):
+            if hidden[n, i]:
+                e = np.exp(student[n, i].numpy() / 0.1)
+                losses.append(-(target[n, i].numpy() * np.log(e / e.sum())).sum())
+        total += np.mean(losses) if losses else 0
+    assert masked_patches(student, target, hidden, 0.1).item() == pytest.approx(total / 3, rel=1e-9)
+    other = torch.where(hidden[:, :, None], student, student + torch.randn_like(student))
+    assert torch.equal(masked_patches(student, target, hidden, 0.1), masked_patches(other, target, hidden, 0.1))
+
+
+def test_the_student_does_not_see_hidden_patches_and_the_teacher_does(hundred):
+    task, views = built(hundred, masked=1.0)
+    *crops, mask_a, mask_b, place = views
+    assert mask_a.sum(1).tolist() == [16 - int(0.7 * 16)] * 10
+    assert not torch.equal(mask_a, mask_b)
+    task.eval()
+    noise = torch.rand_like(crops[0])
+    pixels = mask_a.view(-1, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    for where, (teacher_same, student_same) in ((pixels, (False, True)), (~pixels, (False, False))):
+        other = [torch.where(where, noise, crops[0]), *crops[1:]]
+        with torch.no_grad():
+            before, after = (task.embed((*c, mask_a, mask_b, place), START) for c in (crops, other))
+        assert torch.allclose(before[0], after[0]) == teacher_same
+        assert torch.allclose(before[2], after[2]) == student_same
+        assert torch.allclose(before[10], after[10]) == student_same
+        assert torch.allclose(before[1], after[1]) and torch.allclose(before[3], after[3])  # the other view
+    token = task.embed(views, START)[2].sum()
+    (gradient,) = torch.autograd.grad(token, task.mask_token)
+    assert gradient.abs().sum() > 0
+    assert not task.backbone.net.patch_embed._forward_hooks
+
+
+def test_about_so_many_views_are_masked(hundred):
+    _, views = built(hundred, n=100, masked=0.3)
+    for mask in views[-3:-1]:
+        assert 0.15 < mask.any(1).double().mean() < 0.45
+    _, views = built(hundred, n=100, masked=0.0)
+    assert not any(mask.any() for mask in views[-3:-1])
+
+
+@pytest.mark.parametrize("centring", ["centre", "sinkhorn"])
+def test_equals_the_paper(hundred, centring):
+    task, views = built(hundred, centring=centring, koleo=0.1)
+    torch.manual_seed(0)
+    task.centre.copy_(torch.randn(24))
+    task.patch_centre.copy_(torch.randn(24))
+    everything = task.embed(views, START)
+    patch_teacher, patches, masks, features, teacher = (everything[i : i + 2] for i in (0, 2, 4, 6, 8))
+    student = everything[10:]
+    assert len(student) == 6
+    tau = task.teacher_temperature(START)
+
+    def targets(logits, centre):
+        if centring == "centre":
+            return ((logits - centre) / tau).softmax(-1)
+        return sinkhorn(logits.reshape(-1, 24), tau).view_as(logits)
+
+    expected = cross_views(student, [targets(t, task.centre) for t in teacher], 0.1)
+    for p, t, m in zip(patches, patch_teacher, masks, strict=True):
+        expected = expected + masked_patches(p, targets(t, task.patch_centre), m, 0.1) / 2
+    expected = expected + 0.1 * (koleo(features[0]) + koleo(features[1]))
+    torch.testing.assert_close(task(views, START).loss, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_patches_have_a_centre_of_their_own(hundred):
+    task, views = built(hundred)
+    everything = task.embed(views, START)
+    task.after_step(task(views, START).carry, START)
+    for centre, logits in ((task.patch_centre, everything[:2]), (task.centre, everything[8:10])):
+        mean = torch.cat([x.reshape(-1, 24) for x in logits]).mean(0)
+        torch.testing.assert_close(centre, 0.1 * mean, rtol=1e-9, atol=1e-12)
+
+
+def test_koleo_equals_a_loop_and_drives_features_apart():
+    torch.manual_seed(0)
+    x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    rows = [row / np.linalg.norm(row) for row in x.detach().numpy()]
+    nearest = [min(np.linalg.norm(a - b) for j, b in enumerate(rows) if j != i) for i, a in enumerate(rows)]
+    assert koleo(x).item() == pytest.approx(-np.mean(np.log(nearest)), rel=1e-6)
+    (gradient,) = torch.autograd.grad(koleo(x), x)
+    assert koleo(x - 0.01 * gradient) < koleo(x)
+    assert koleo(torch.ones(4, 3)).isfinite()  # equal rows
+
+
+def test_sinkhorn_and_koleo_see_the_global_batch(hundred, tmp_path):
+    knobs = {"methods__ibot__centring": "sinkhorn", "methods__ibot__koleo": 0.1, "views__colour": "exact"}
+    one, two = (processes(n, steps_in_float64, ["ibot"], hundred, tmp_path / str(n), "", knobs)["ibot"] for n in (1, 2))
+    for name, x in one.items():
+        torch.testing.assert_close(two[name], x, rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"backbone": "conv"}, r"methods\.ibot\.backbone: .*choose vit"),
+        ({"mask_ratio": 0.99}, r"methods\.ibot\.mask_ratio: leaves none or all"),
+        ({"teacher_temperature": 0.1}, r"methods\.ibot\.teacher_temperature: must be lower"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(hundred, overrides, message):
+    with pytest.raises(UserError, match=message):
+        built(hundred, **overrides)
