@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 
-.PHONY: help env reproduce test fuzz kills soak lint lint-docker ui lock clean clean-cache
+.PHONY: help env reproduce test fuzz kills soak lint lint-docker study ui lock clean clean-cache
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -61,6 +61,9 @@ lint: env  ## check style and types
 
 lint-docker: env  ## check the Dockerfile
 	$(UV) tool run --quiet --from $(HADOLINT) hadolint Dockerfile
+
+study: env  ## run one of the lectures' experiments: make study NAME=temperature; all: studies/*.yaml
+	.venv/bin/python studies/run.py $(NAME)
 
 ui: env  ## show the runs at 127.0.0.1:PORT (5000)
 	.venv/bin/mlflow server --backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts \

@@ -81,9 +81,9 @@ def _kinds(annotation: Any) -> list[Any]:  # the models in a type: SGD of `SGD |
     return [kind for part in get_args(annotation) for kind in _kinds(part)]
 
 
-def parse(model: type[M], values: Any, prefix: str = "") -> M:
-    """Validate `values` as `model`. Raises `UserError` with one line that names the parameter."""
+def parse(model: type[M], values: Any, prefix: str = "", file: str = "params.yaml") -> M:
+    """Validate `values`, of a file, as `model`. Raises `UserError` with one line that names the parameter."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"params.yaml: {_line(error, prefix, model)}") from None
+        raise UserError(f"{file}: {_line(error, prefix, model)}") from None
