@@ -33,6 +33,11 @@ def resize_weights(start: Tensor, length: Tensor, size: int, out: int, dtype: to
     return weights.div_(weights.sum(dim=2, keepdim=True))
 
 
+def large(images: Tensor) -> bool:
+    """Whether images [B C H W] are better cropped one by one on a CPU."""
+    return images.shape[2] * images.shape[3] > SMALL
+
+
 def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
     """Cut a box out of each image and resize it to a square, antialiased bilinear: [B 3 H W] -> float [B 3 size size].
 
@@ -40,7 +45,7 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None =
     the image; pixels outside them have no say. `flip` (bool [B]) mirrors left and right.
     """
     flip = torch.zeros(len(images), dtype=torch.bool, device=images.device) if flip is None else flip
-    one_by_one = images.device.type == "cpu" and images.shape[2] * images.shape[3] > SMALL
+    one_by_one = images.device.type == "cpu" and large(images)
     crop = crop_one_by_one if one_by_one else crop_by_matrices
     return crop(images, boxes, size, flip).clamp_(0, 1)  # rounding alone exceeds it
 
