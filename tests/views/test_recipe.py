@@ -219,7 +219,7 @@ def test_the_numbers_make_the_view():
     """Every operation, in SimCLR's order, by torchvision from the numbers that were drawn."""
     batch = pictures(dtype=torch.float64)
     draw = Draw(0, 0, IDS)
-    made = recipe.two_views(batch, draw, views(), 60)
+    made = recipe.two_views(batch, draw, views(views__colour="exact"), 60)
     operations = [tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue]
     for view in (0, 1):
         numbers = recipe.view_numbers(batch["box"], draw.fork(f"view {view + 1}"), views(), view)
