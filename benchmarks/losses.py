@@ -1,0 +1,158 @@
+"""Values and gradients of losses that lightly has too, over a grid of shapes and knobs: the largest differences.
+
+    uv pip install -e ".[bench]"
+    python benchmarks/losses.py                      # writes benchmarks/results/losses.md
+
+Both get the same float64 embeddings. A difference is relative: of values to the larger of 1 and lightly's value, of
+gradients with respect to all embeddings to the largest entry of lightly's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import common
+import torch
+from lightly import loss as theirs
+from lightly.loss.hypersphere_loss import HypersphereLoss
+from torch import Tensor
+
+from selfsup.methods import align_uniform, barlow_twins, byol, dcl, ibot, simclr, simsiam, vicreg
+from selfsup.multicrop import cross_views
+from selfsup.nn.contrastive import decoupled, similarities, unit
+from selfsup.nn.sinkhorn import sinkhorn
+
+Pair = tuple[Callable[..., Tensor], Callable[..., Tensor]]  # ours and lightly's, of the embeddings
+SHAPES = ((4, 8), (32, 64), (200, 16))
+TAUS = (0.05, 0.1, 0.5, 1.0)
+
+
+def weighted(a: Tensor, b: Tensor, tau: float, sigma: float) -> Tensor:
+    positive, negatives = similarities(a, b, tau)
+    return decoupled(positive, negatives, dcl.von_mises_fisher(positive * tau, sigma))
+
+
+def vic(a: Tensor, b: Tensor) -> Tensor:
+    variance = (vicreg.hinge(a) + vicreg.hinge(b)) / 2
+    covariance = vicreg.off_diagonal(a) + vicreg.off_diagonal(b)
+    return 25 * (a - b).square().mean() + 25 * variance + covariance
+
+
+def aligned(a: Tensor, b: Tensor, t: float) -> Tensor:
+    a, b = unit(a), unit(b)
+    spread = (align_uniform.uniformity(a, t) + align_uniform.uniformity(b, t)) / 2
+    return align_uniform.alignment(a, b, 2) + spread
+
+
+def swapped(views: list[Tensor], tau: float, eps: float) -> Tensor:
+    return cross_views(views, [sinkhorn(view, eps) for view in views[:2]], tau)
+
+
+def distilled(views: list[Tensor], tau: float) -> Tensor:
+    targets = [(view.detach() / 0.04).softmax(1) for view in views[:2]]
+    return cross_views(views, targets, tau)
+
+
+def patches(student: Tensor, teacher: Tensor, hidden: Tensor) -> Tensor:
+    return ibot.masked_patches(student, (teacher / 0.04).softmax(2), hidden, 0.1)
+
+
+def their_patches(student: Tensor, teacher: Tensor, hidden: Tensor) -> Tensor:
+    loss = theirs.IBOTPatchLoss(student.shape[2], 0.04, 0.1).double()
+    return loss(teacher[hidden], student[hidden], hidden[:, None])
+
+
+def cases() -> dict[str, list[Pair]]:
+    """For each loss, ours and lightly's at every knob."""
+    cosine = theirs.NegativeCosineSimilarity()
+    knobs = list(itertools.product(TAUS, (0.5, 1.0)))
+    return {
+        "simclr": [(lambda a, b, t=t: simclr.nt_xent(a, b, t), theirs.NTXentLoss(t)) for t in TAUS],
+        "dcl": [(lambda a, b, t=t: decoupled(*similarities(a, b, t)), theirs.DCLLoss(t)) for t in TAUS],
+        "dcl, weighted": [
+            (lambda a, b, t=t, s=s: weighted(a, b, t, s), theirs.DCLWLoss(temperature=t, sigma=s)) for t, s in knobs
+        ],
+        "byol, one direction": [(byol.regression, lambda a, b: 2 + 2 * cosine(a, b))],
+        "simsiam, one direction": [(simsiam.distance, cosine)],
+        "barlow_twins": [
+            (
+                lambda a, b, w=w: barlow_twins.barlow(barlow_twins.cross_correlation(a, b), w),
+                theirs.BarlowTwinsLoss(lambda_param=w),
+            )
+            for w in (0.0051, 0.1)
+        ],
+        "vicreg": [(vic, theirs.VICRegLoss())],
+        "align_uniform": [(lambda a, b, t=t: aligned(a, b, t), HypersphereLoss(t=t)) for t in (1.0, 2.0)],
+        "swav, two and two crops": [
+            (
+                lambda a, b, t=t: swapped(views(a, b), t, 0.05),
+                lambda a, b, t=t: theirs.SwaVLoss(t)(views(a, b)[:2], views(a, b)[2:])[0],
+            )
+            for t in TAUS
+        ],
+        "dino, two and two crops": [
+            (
+                lambda a, b, t=t: distilled(views(a, b), t),
+                lambda a, b, t=t: theirs.DINOLoss(a.shape[1], student_temp=t).double()(
+                    [view.detach() for view in views(a, b)[:2]], views(a, b), teacher_temp=0.04
+                ),
+            )
+            for t in TAUS
+        ],
+        "ibot, patches": [
+            (
+                lambda a, b: patches(folded(a), folded(b).detach(), hidden(a)),
+                lambda a, b: their_patches(folded(a), folded(b).detach(), hidden(a)),
+            )
+        ],
+        "ibot, koleo": [(lambda a, b: ibot.koleo(a) + ibot.koleo(b), lambda a, b: KOLEO(a) + KOLEO(b))],
+    }
+
+
+KOLEO = theirs.KoLeoLoss()
+
+
+def views(a: Tensor, b: Tensor) -> list[Tensor]:
+    """Scores of two global and two local views, in -1..1 as cosines are."""
+    return [a.tanh(), b.tanh(), (a + b).tanh(), (a - b).tanh()]
+
+
+def folded(x: Tensor) -> Tensor:  # [N D] -> [N/4 4 D]: images of four patches
+    return x.unflatten(0, (-1, 4))
+
+
+def hidden(x: Tensor) -> Tensor:  # -> bool [N/4 4], the first image with none
+    return (torch.arange(len(x)) % 3 < 2).view(-1, 4) & (torch.arange(len(x) // 4) > 0)[:, None]
+
+
+def differences(pair: Pair, shape: tuple[int, int]) -> tuple[float, float]:
+    """Of the values and of the gradients."""
+    found = []
+    for loss in pair:
+        torch.manual_seed(0)
+        a = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        b = (a.detach() + 0.5 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
+        value = loss(a, b)
+        gradients = torch.autograd.grad(value, (a, b), allow_unused=True)
+        found.append((value.item(), torch.cat([torch.zeros_like(a) if g is None else g for g in gradients])))
+    (ours, grad), (other, other_grad) = found
+    largest = other_grad.abs().max().clamp(min=1e-300)
+    return abs(ours - other) / max(1.0, abs(other)), ((grad - other_grad).abs().max() / largest).item()
+
+
+def main() -> None:
+    args = common.arguments(__doc__, "losses.md").parse_args()
+    rows = []
+    for name, pairs in cases().items():
+        both = [differences(pair, shape) for pair in pairs for shape in SHAPES]
+        values, gradients = zip(*both, strict=True)
+        rows.append([name, len(both), f"{max(values):.1e}", f"{max(gradients):.1e}"])
+    text = f"Embeddings of shape {', '.join(f'{n} x {d}' for n, d in SHAPES)}, float64; every knob at every shape."
+    where = common.conditions("torch", "lightly")
+    head = ["loss", "cases", "largest difference of values", "largest difference of gradients"]
+    common.write(args.out, "Losses against lightly's", text, where, common.table(head, rows))
+
+
+if __name__ == "__main__":
+    main()
