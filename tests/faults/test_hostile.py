@@ -127,13 +127,26 @@ def test_joined_tars_are_refused(tmp_path):
     refused(tmp_path, tar(samples(0, 2)) + tar(samples(2, 4)), "more data follows the end mark after 4 files")
 
 
-def test_a_label_of_a_gigabyte_is_not_read(tmp_path):
+@pytest.mark.parametrize("kind", ["json", "cls"])
+def test_a_label_of_a_gigabyte_is_not_read(tmp_path, kind):
     with (tmp_path / "x.tar").open("wb") as out:
         out.write(tar([("0.png", image(0))]).rstrip(b"\0").ljust(1024, b"\0"))
-        out.write(member("0.json", size=1 << 30))
-        out.truncate(out.tell() + (1 << 30) + 1024)  # holes
-    with pytest.raises(UserError, match=r"'0\.json' holds no label"):
+        out.write(member(f"0.{kind}", size=1 << 30))
+        out.truncate(out.tell() + (1 << 30) + 1024)  # holes: as text, a long name of a class
+    with pytest.raises(UserError, match=rf"'0\.{kind}' holds no label"):
         tar_shards(str(tmp_path / "x.tar"), tmp_path / "scratch")
+
+
+def test_a_member_that_leads_back_into_another_is_refused(tmp_path):
+    """Its negative size goes to a header among an image's bytes, from where all looks whole again."""
+
+    def back(size: int) -> bytes:
+        return member("pax", b"14 size=%d\n" % size, type=tarfile.XHDTYPE) + member("0006.png")
+
+    length = 512 + 512 + len(back(-1000))  # from the hidden header, a block behind it, to the end of the last member
+    hidden = member("0009.png", bytes(length - 512))[:512]  # claims all that follows
+    content = GOOD + member("0005.png", hidden + bytes(512)) + back(-length) + bytes(1024)
+    refused(tmp_path, content, "has an impossible size")
 
 
 @pytest.mark.parametrize(("suffix", "pack"), [("gz", gzip.compress), ("xz", lzma.compress)])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from selfsup.nn.distributed import gather
 from selfsup.nn.ema import cosine_momentum, ema_update, target_of
-from selfsup.nn.heads import mlp
+from selfsup.nn.heads import mlp, predictor
 from selfsup.params import HeadParams, MethodParams, Probability
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.draw import Draw
@@ -39,7 +39,8 @@ class BYOL(Task):
         self.recipe, self.size = facts.views, facts.image_size
         self.backbone = facts.backbone()  # f
         self.projector = mlp(self.backbone.width, params.projector)  # g
-        self.predictor = mlp(params.projector.out if params.projector.layers else self.backbone.width, params.predictor)
+        width = params.projector.out if params.projector.layers else self.backbone.width
+        self.predictor = predictor(width, params.predictor, "byol")  # q
         self.target = nn.ModuleList([target_of(self.backbone), target_of(self.projector)])  # xi
         self.momentum = params.momentum
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from selfsup.errors import UserError
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather
-from selfsup.nn.heads import mlp
+from selfsup.nn.heads import predictor
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
 from selfsup.siamese import Momentum
 from selfsup.task import Facts, Output, Progress
@@ -40,7 +40,7 @@ def contrast(q: Tensor, k: Tensor, tau: float) -> Tensor:  # [N D], [N D] -> []
 class MoCoV3(Momentum):
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector, params.momentum, norm_output=True)
-        self.predictor = mlp(self.width, params.predictor, norm_output=True)
+        self.predictor = predictor(self.width, params.predictor, "moco_v3", norm_output=True)
         self.tau = params.temperature
         if params.freeze_patch:
             patches = getattr(self.backbone.net, "patch_embed", None)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup.nn.distributed import gather
-from selfsup.nn.heads import mlp
+from selfsup.nn.heads import predictor
 from selfsup.params import HeadParams, MethodParams
 from selfsup.siamese import Siamese
 from selfsup.task import Facts, Group, Output, Progress, decayed_groups
@@ -30,7 +30,7 @@ def distance(p: Tensor, z: Tensor) -> Tensor:  # [B D], [B D] -> []
 class SimSiam(Siamese):
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector, norm_output=True)
-        self.predictor = mlp(self.width, params.predictor)  # h
+        self.predictor = predictor(self.width, params.predictor, "simsiam")  # h
         self.stop_gradient, self.peak = params.stop_gradient, facts.peak_lr
 
     def forward(self, views: tuple[Tensor, Tensor], progress: Progress) -> Output:

@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from selfsup.errors import UserError
 from selfsup.nn.contrastive import unit
 from selfsup.params import HeadParams
 
@@ -25,6 +26,15 @@ def mlp(width: int, params: HeadParams, norm_output: bool = False) -> nn.Sequent
         elif norm_output:
             layers += [nn.BatchNorm1d(b)]
     return nn.Sequential(*layers)
+
+
+def predictor(width: int, params: HeadParams, method: str, norm_output: bool = False) -> nn.Sequential:
+    """An `mlp` from projections [N width] to predictions of them, [N width]. Raises `UserError`."""
+    if params.layers and params.out != width:
+        raise UserError(
+            f"methods.{method}.predictor.out: {params.out} is not the width of what is predicted; set {width}"
+        )
+    return mlp(width, params, norm_output)
 
 
 class CosineLayer(nn.Module):
