@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+METHODS = sorted(path.stem for path in (ROOT / "ssl/selfsup/methods").glob("*.py") if path.stem != "__init__")
 COLUMNS = {
     "kNN": ("knn", "top1"),
     "linear": ("linear", "top1"),
@@ -31,7 +32,8 @@ def run(overrides: list[str]) -> dict:
     """One experiment in this workspace; its metrics."""
     subprocess.run(["dvc", "exp", "run", *overrides], cwd=ROOT, check=True)
     scores = {path.stem: json.loads(path.read_text())[path.stem] for path in ROOT.glob("metrics/evaluate/*.json")}
-    return {"scores": scores, "pretrain": json.loads((ROOT / "metrics/pretrain.json").read_text())}
+    pretrain = json.loads((ROOT / "metrics/pretrain.json").read_text())
+    return {"scores": scores, "pretrain": pretrain, "seed": int(overrides[-1].removeprefix("seed="))}
 
 
 def cell(values: list[float]) -> str:
@@ -41,7 +43,7 @@ def cell(values: list[float]) -> str:
 
 
 def table(done: dict[str, list[dict]]) -> str:
-    """A row a method, and the baselines of the first method's runs below."""
+    """A row a method, and below the baselines of each architecture, from the first method's runs that has it."""
     head = ["", *COLUMNS, "seconds", "images/s"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
 
@@ -55,9 +57,22 @@ def table(done: dict[str, list[dict]]) -> str:
         return "| " + " | ".join([name, *cells]) + " |"
 
     lines += [line(method, "method", runs, True) for method, runs in done.items()]
-    first = next(iter(done.values()))
-    baselines = [row for row in ("random", "pixels", "supervised") if row in first[0]["scores"]["knn"]]
-    return "\n".join(lines + [line(row, row, first, False) for row in baselines])
+    first = {runs[0]["pretrain"]["backbone"]: runs for runs in reversed(done.values())}
+    for backbone, runs in first.items():
+        baselines = [row for row in ("random", "pixels", "supervised") if row in runs[0]["scores"]["knn"]]
+        lines += [line(f"{row}, {backbone}" if row != "pixels" else row, row, runs, False) for row in baselines]
+    return "\n".join(dict.fromkeys(lines))  # pixels are the same for all
+
+
+def alarms(done: dict[str, list[dict]]) -> str:
+    """The runs that raised an alarm of collapse."""
+    lines = [
+        f"- {method}, seed {one['seed']}: {one['pretrain']['alarm']}"
+        for method, runs in done.items()
+        for one in runs
+        if one["pretrain"]["alarm"]
+    ]
+    return "\n".join(["Alarms of collapse:", *lines]) if lines else "No run raised an alarm of collapse."
 
 
 def gains(done: dict[str, list[dict]]) -> str:
@@ -88,7 +103,7 @@ def conditions(args: argparse.Namespace) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("setup", choices=sorted(path.name for path in (ROOT / "setups").iterdir()))
-    parser.add_argument("--methods", nargs="+", required=True)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("-S", "--set-param", action="append", default=[], help="a further override, as of dvc exp run")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/<set-up>.md")
@@ -104,7 +119,8 @@ def main() -> None:
             seeds = (
                 f"Accuracy on the test split, %, mean ± standard deviation over seeds {args.seeds[: len(done[method])]}"
             )
-            text = f"# {args.setup}\n\n{seeds}.\n\n{table(done)}\n\n{gains(done)}\n\n{conditions(args)}\n"
+            parts = [f"# {args.setup}", f"{seeds}.", table(done), gains(done), alarms(done), conditions(args)]
+            text = "\n\n".join(parts) + "\n"
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(text)
     print(out.read_text())

@@ -14,8 +14,6 @@ from collections.abc import Callable
 
 import common
 import torch
-from lightly import loss as theirs
-from lightly.loss.hypersphere_loss import HypersphereLoss
 from torch import Tensor
 
 from selfsup.methods import align_uniform, barlow_twins, byol, dcl, ibot, simclr, simsiam, vicreg
@@ -58,13 +56,16 @@ def patches(student: Tensor, teacher: Tensor, hidden: Tensor) -> Tensor:
     return ibot.masked_patches(student, (teacher / 0.04).softmax(2), hidden, 0.1)
 
 
-def their_patches(student: Tensor, teacher: Tensor, hidden: Tensor) -> Tensor:
-    loss = theirs.IBOTPatchLoss(student.shape[2], 0.04, 0.1).double()
-    return loss(teacher[hidden], student[hidden], hidden[:, None])
-
-
 def cases() -> dict[str, list[Pair]]:
     """For each loss, ours and lightly's at every knob."""
+    from lightly import loss as theirs
+    from lightly.loss.hypersphere_loss import HypersphereLoss
+
+    def their_patches(student: Tensor, teacher: Tensor, hidden: Tensor) -> Tensor:
+        loss = theirs.IBOTPatchLoss(student.shape[2], 0.04, 0.1).double()
+        return loss(teacher[hidden], student[hidden], hidden[:, None])
+
+    spread = theirs.KoLeoLoss()
     cosine = theirs.NegativeCosineSimilarity()
     knobs = list(itertools.product(TAUS, (0.5, 1.0)))
     return {
@@ -106,11 +107,8 @@ def cases() -> dict[str, list[Pair]]:
                 lambda a, b: their_patches(folded(a), folded(b).detach(), hidden(a)),
             )
         ],
-        "ibot, koleo": [(lambda a, b: ibot.koleo(a) + ibot.koleo(b), lambda a, b: KOLEO(a) + KOLEO(b))],
+        "ibot, koleo": [(lambda a, b: ibot.koleo(a) + ibot.koleo(b), lambda a, b: spread(a) + spread(b))],
     }
-
-
-KOLEO = theirs.KoLeoLoss()
 
 
 def views(a: Tensor, b: Tensor) -> list[Tensor]:
