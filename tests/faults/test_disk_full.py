@@ -3,21 +3,26 @@
 On a small tmpfs where one can be mounted, which the test says in its output; else under a limit on a file's size.
 """
 
+import contextlib
 import io
 import json
 import os
+import re
+import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from selfsup import tracking
 from selfsup.backbones import Pixels
 from selfsup.data import decoded
 from selfsup.data.loader import open_split
 from selfsup.data.shards import write
 from selfsup.errors import one_line_errors
 from selfsup.evaluation.extraction import write_feature_set
+from selfsup.params import Tracking
 from selfsup.training import checkpoint
 from selfsup.training.curves import Curves
 from tests.data.make import contents, data
@@ -146,7 +151,42 @@ def _curves(place: Path) -> str:
     return disk.kind
 
 
-@pytest.mark.parametrize("work", [_sharding, _checkpointing, _extraction, _caching, _curves])
+def _tracking(place: Path) -> str:
+    """The store and what would be kept for it lie on one disk: the stage goes on, and what is lost is said."""
+    disk = SmallDisk(place / "disk", 16 * MIB)
+    os.environ["DVC_ROOT"] = str(disk.folder)
+
+    def stage(value: float) -> tuple[str, list[str]]:
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            with tracking.start(Tracking(enabled=True, uri=None, experiment="e"), "pretrain", "pretrain") as run:
+                for step in range(3):
+                    run.metrics({"loss": value}, step)
+            tracking._channels.clear()  # the next stage is another process
+        return run.key, said.getvalue().splitlines()
+
+    def stored() -> dict[str, tuple[str, int]]:
+        """Status and number of points of each run, by key."""
+        runs = "select t.value, r.status, count(m.step) from runs r join tags t using (run_uuid) "
+        runs += "left join metrics m using (run_uuid) where t.key = 'run_key' and m.key = 'loss' group by r.run_uuid"
+        with contextlib.closing(sqlite3.connect(disk.folder / "mlflow.db")) as database:
+            return {key: (status, points) for key, status, points in database.execute(runs)}
+
+    first, said = stage(1.0)
+    assert said == []
+    assert stored() == {first: ("FINISHED", 3)}
+    disk.fill(0)
+    _, said = stage(2.0)
+    assert len(said) == 1
+    assert re.search(r"tracking: sqlite:.*lost: 3 points.*No space left on device|File too large", said[0])
+    disk.free()
+    assert stored()[first] == ("FINISHED", 3)
+    third, said = stage(3.0)
+    assert said == []
+    assert stored()[first] == stored()[third] == ("FINISHED", 3)
+    return disk.kind
+
+
+@pytest.mark.parametrize("work", [_sharding, _checkpointing, _extraction, _caching, _curves, _tracking])
 def test_a_full_disk_is_one_line_and_costs_nothing_that_was_there(tmp_path, shards, work):
     needed = {_extraction: (shards,), _caching: (shards,)}.get(work, ())
     kind = processes(1, work, tmp_path, *needed)
