@@ -80,6 +80,11 @@ def run(
     return state(task)
 
 
+def runs(methods: list[str], shards: Path, resume: Path) -> dict[str, dict[str, Tensor] | None]:
+    """A whole run of every method, each in its own folder."""
+    return {method: run(method, shards, resume / method) for method in methods}
+
+
 def stale(resume: Path) -> None:
     """Pretend that the newest checkpoint is one step further than its weights."""
     from selfsup.training import checkpoint

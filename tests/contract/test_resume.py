@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from tests.contract.runs import run, stale
+from tests.contract.runs import run, runs, stale
 from tests.helpers import METHODS, processes
 
 STEPS = 6  # two epochs of three
@@ -15,16 +15,27 @@ def differences(a, b):
     return [name for name in a if not torch.equal(a[name], b[name])]
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 process", "2 processes"])
+def ends(request, hundred, tmp_path_factory):
+    """Weights of undisturbed runs and of those that were killed, by method, and the steps in which they were."""
+    world, place = request.param, tmp_path_factory.mktemp("resume")
+    whole = processes(world, runs, METHODS, hundred, place / "whole", timeout=600)
+    steps = {method: random.SystemRandom().randrange(1, STEPS) for method in METHODS}
+    for method, step in steps.items():
+        assert processes(world, run, method, hundred, place / "killed" / method, step) is None
+        assert list((place / "killed" / method).glob("step-*.pt")) or step < 2
+    return whole, processes(world, runs, METHODS, hundred, place / "killed", timeout=600), steps
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_killed_equals_uninterrupted(method, world, hundred, tmp_path):
-    whole = processes(world, run, method, hundred, tmp_path / "whole")
-    step = random.SystemRandom().randrange(1, STEPS)
-    assert processes(world, run, method, hundred, tmp_path / "killed", step) is None
-    assert list((tmp_path / "killed").glob("step-*.pt")) or step < 2
-    again = processes(world, run, method, hundred, tmp_path / "killed")
-    assert differences(whole, again) == [], f"killed in step {step}"
-    if world == 1:  # the comparison notices a checkpoint that does not belong to its step
-        processes(1, run, method, hundred, tmp_path / "stale", 4)
-        stale(tmp_path / "stale")
-        assert differences(whole, processes(1, run, method, hundred, tmp_path / "stale"))
+def test_killed_equals_uninterrupted(method, ends):
+    whole, again, steps = ends
+    assert differences(whole[method], again[method]) == [], f"killed in step {steps[method]}"
+
+
+@pytest.mark.parametrize("method", ["simclr", "moco", "dino"])
+def test_a_checkpoint_that_does_not_belong_to_its_step_is_noticed(method, hundred, tmp_path):
+    whole = processes(1, run, method, hundred, tmp_path / "whole")
+    processes(1, run, method, hundred, tmp_path / "stale", 4)
+    stale(tmp_path / "stale")
+    assert differences(whole, processes(1, run, method, hundred, tmp_path / "stale"))
