@@ -15,7 +15,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -99,15 +98,14 @@ def quiet_when_left_alone() -> Iterator[None]:
 
 def relaunch(count: int) -> None:
     """Run this very command on `count` processes and exit with its status."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    from selfsup.nn.distributed import free_port
+
     extra = shlex.split(os.environ.get("ACCELERATE_ARGS", ""))
     given = {word.partition("=")[0] for word in extra}
     if "--num_machines" in given and "--main_process_port" not in given:
         raise UserError("ACCELERATE_ARGS: several hosts need one --main_process_port, the same on each")
     if "--main_process_port" not in given:
-        extra += ["--main_process_port", str(port)]
+        extra += ["--main_process_port", str(free_port())]
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
     launcher += ["--num_processes", str(count), "--mixed_precision", "no", "--dynamo_backend", "no", *extra]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))

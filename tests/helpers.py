@@ -4,7 +4,6 @@ import copy
 import multiprocessing
 import os
 import pickle
-import socket
 import sys
 import time
 import traceback
@@ -14,6 +13,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from selfsup.nn.distributed import free_port
 from selfsup.params import Params
 from selfsup.strict import parse
 
@@ -84,12 +84,6 @@ def small(**overrides: Any) -> Params:
     return params(**(SMALL | overrides))
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def _child(function: Callable, rank: int, world: int, port: int, arguments: tuple, queue: Any) -> None:
     import torch
 
@@ -121,7 +115,7 @@ def processes(world: int, function: Callable, *arguments: Any, timeout: float = 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "timm", "selfsup.training.session", "accelerate"])
     queue = context.SimpleQueue()
-    port = _free_port()
+    port = free_port()
     children = [
         context.Process(target=_child, args=(function, rank, world, port, arguments, queue)) for rank in range(world)
     ]
