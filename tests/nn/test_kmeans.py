@@ -55,12 +55,13 @@ def test_clusters_that_are_apart_are_found():
     pytest.fail("no start found them")
 
 
-def test_equals_a_loop():
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_equals_a_loop(rounds):
     x, _ = blobs(d=4, k=4)
-    labels, centroids = spherical_kmeans(x, 5, generator(), rounds=3)
+    labels, centroids = spherical_kmeans(x, 5, generator(), rounds)
     data = x.numpy()
     c = data[torch.randperm(len(x), generator=generator())[:5].numpy()]
-    for _ in range(3):
+    for _ in range(rounds):
         own = np.array([max(range(5), key=lambda k: row @ c[k]) for row in data])
         c = np.array([data[own == k].sum(0) for k in range(5)])
         c /= np.linalg.norm(c, axis=1, keepdims=True)
