@@ -153,6 +153,7 @@ class Clusters(MultiCrop):
     prototypes: Tensor
     bank: Tensor
     labels: Tensor
+    used: Tensor
 
     def __init__(self, params: ClustersParams, facts: Facts, name: str):
         if params.prototypes > facts.samples:
@@ -166,6 +167,7 @@ class Clusters(MultiCrop):
         self.width = params.projector.out if params.projector.layers else self.backbone.width
         self.register_buffer("bank", torch.zeros(2, facts.samples, self.width))
         self.register_buffer("labels", torch.zeros(params.heads, facts.samples, dtype=torch.int64))
+        self.register_buffer("used", torch.zeros(()))  # share of the clusters that are not empty
 
     def assign(self, z: Tensor, head: int, epoch: int) -> Tensor:  # [N D] -> int64 [N]
         """The cluster of every image; `z` has unit rows."""
@@ -185,6 +187,9 @@ class Clusters(MultiCrop):
             self.projector.train()
         for head in range(self.params.heads):
             self.labels[head] = self.assign(self.bank[head % 2], head, progress.epoch)
+        count = self.params.prototypes
+        self.used.copy_(torch.stack([own.bincount(minlength=count).count_nonzero() for own in self.labels]).sum())
+        self.used.div_(count * self.params.heads)
         return ()
 
     def embed(self, views: Sequence[Tensor], progress: Progress) -> Sequence[Tensor]:
@@ -201,11 +206,7 @@ class Clusters(MultiCrop):
             log_p = (scores / self.params.temperature).log_softmax(3)  # [B V H K]
         labels = self.labels[:, ids].T[:, None, :, None].expand(-1, log_p.shape[1], -1, 1)
         loss = -log_p.gather(3, labels).mean()
-        used = torch.stack([own.bincount(minlength=log_p.shape[3]).count_nonzero() for own in self.labels])
-        logs = {
-            "below_uniform": 1 - loss.detach() / math.log(log_p.shape[3]),
-            "clusters_used": used.double().mean() / log_p.shape[3],
-        }
+        logs = {"below_uniform": 1 - loss.detach() / math.log(log_p.shape[3]), "clusters_used": self.used.clone()}
         z = gather(z.detach())
         return Output(loss, logs=logs, carry={"z": z, "ids": gather(ids)}, embeddings=z.unbind(1))
 

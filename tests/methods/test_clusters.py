@@ -29,7 +29,10 @@ def some(task, seed=0):
 def test_equals_the_paper(hundred, method):
     task, views = built(method, hundred)
     task.start_epoch(Progress(0, 10, 5), lambda: some(task))
-    found = task(views, Progress(0, 10, 5)).loss.item()
+    output = task(views, Progress(0, 10, 5))
+    found = output.loss.item()
+    used = np.mean([len(set(own.tolist())) / 12 for own in task.labels])
+    assert output.logs["clusters_used"].item() == pytest.approx(used)
     *crops, ids = views
     assert len(crops) == 6
     with torch.no_grad():
