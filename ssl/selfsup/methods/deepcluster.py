@@ -94,8 +94,7 @@ class DeepCluster(Task):
             return []
         generator = torch.Generator().manual_seed(self.seed + progress.epoch)
         labels, _ = spherical_kmeans(whitened(sweep(), self.params.dims), self.params.clusters, generator)
-        before, now = self.labels.cpu().numpy(), labels.cpu().numpy()
-        self.agreement.fill_(normalized_mutual_info_score(before, now) if progress.epoch else 0.0)
+        self.agreement.fill_(normalized_mutual_info_score(self.labels.cpu(), labels.cpu()))  # 0 at first: all were one
         self.labels.copy_(labels)
         sizes = labels.bincount(minlength=self.params.clusters).to(self.weight.dtype)
         self.weight.copy_(len(labels) / (self.params.clusters * sizes))
