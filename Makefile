@@ -62,7 +62,7 @@ lint: env  ## check style and types
 lint-docker: env  ## check the Dockerfile
 	$(UV) tool run --quiet --from $(HADOLINT) hadolint Dockerfile
 
-study: env  ## run one of the lectures' experiments: make study NAME=temperature; all: studies/*.yaml
+study: env  ## run one of the textbooks' experiments: make study NAME=temperature; all: studies/*.yaml
 	.venv/bin/python studies/run.py $(NAME)
 
 ui: env  ## show the runs at 127.0.0.1:PORT (5000)

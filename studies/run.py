@@ -1,4 +1,4 @@
-"""Run one of the lectures' experiments: a set of DVC experiments, then a page with their plot and table.
+"""Run one of the textbooks' experiments: a set of DVC experiments, then a page with their plot and table.
 
     python studies/run.py temperature                                   # on the data and budget of params.yaml
     python studies/run.py temperature --seeds 0 1 2 -S pretrain.epochs=100

@@ -83,6 +83,13 @@ def test_every_step_ahead_has_its_own_predictor(hundred):
     assert [tuple(x.shape[1:3]) for x in after] == [(4, 4), (3, 4), (2, 4), (1, 4)]
 
 
+def test_half_precision_ends_at_the_scores(hundred):
+    task, views = built(hundred)
+    halves = [x.bfloat16() for x in task.embed(views, START)]
+    expected = task.loss([x.double() for x in halves], START).loss
+    assert task.loss(halves, START).loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
