@@ -45,6 +45,7 @@ def test_positives_of_known_crops():
     # of the larger crop: each place of the quarter is within 3.96 of (2, 2), none of (6, 6)'s is nearer than 4.24
     near = positives(whole, quarter, 0.7)[0]
     assert near[0].all() and not near[3].any()
+    assert near[1].tolist() == [False, True, False, True]  # 3.16 away, more than the quarter's own limit of 1.98
     assert torch.equal(positives(quarter, whole, 0.7)[0], near.T)
 
 
@@ -103,6 +104,9 @@ def test_the_loss_is_the_papers_and_the_target_gets_no_gradient(hundred, backbon
     task, split, _ = build("pixel_contrast", hundred, double=True, methods__pixel_contrast__backbone=backbone)
     ids = torch.arange(12)
     a, b, *numbers = task.train().views(split.gather(ids), Draw(0, 0, ids))
+    with torch.no_grad():
+        for parameter in task.target.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # not the online network's any more
     output = task((a, b, *numbers), START)
     x = [task.project(task.backbone, task.projector, view) for view in (a, b)]
     t = [task.project(*task.target, view) for view in (a, b)]

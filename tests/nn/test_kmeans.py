@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.nn import kmeans
 from selfsup.nn.contrastive import unit
 from selfsup.nn.kmeans import nearest, spherical_kmeans, split_empty, whitened
 from tests.helpers import processes
@@ -70,6 +71,16 @@ def test_equals_a_loop(rounds):
     for k in range(5):
         mean = data[own == k].mean(0)
         np.testing.assert_allclose(centroids[k], mean / np.linalg.norm(mean), atol=1e-12)
+
+
+def test_no_centroid_is_lost_between_rounds(monkeypatch):
+    """Among equal first centroids only one finds members; the others must not become the zero vector."""
+    found, real = [], kmeans.nearest
+    monkeypatch.setattr(kmeans, "nearest", lambda x, c: found.append(c.norm(dim=1).min().item()) or real(x, c))
+    x, _ = blobs(d=4, k=4)
+    x[:80] = x[0]
+    spherical_kmeans(x, 5, generator())
+    assert len(found) == 11 and min(found) == pytest.approx(1)
 
 
 def test_no_cluster_is_empty_even_among_equal_rows():
