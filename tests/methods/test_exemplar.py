@@ -9,7 +9,8 @@ import torch
 from selfsup.methods.exemplar import batch_hard
 from selfsup.task import Progress
 from selfsup.views.draw import Draw
-from tests.contract.runs import build
+from tests.contract.runs import build, steps_in_float64
+from tests.helpers import processes
 
 START = Progress(0, 10, 5)
 
@@ -67,3 +68,12 @@ def test_the_examples_of_an_image_differ(hundred):
     _, (*images, _), _ = start(hundred, "softmax")
     for i, a in enumerate(images):
         assert not any(torch.allclose(a, b, atol=1e-3) for b in images[i + 1 :])
+
+
+def test_triplets_are_of_the_global_batch(hundred, tmp_path):
+    knobs = {"methods__exemplar__form": "triplet"}
+    one, two = (
+        processes(n, steps_in_float64, ["exemplar"], hundred, tmp_path / str(n), "", knobs)["exemplar"] for n in (1, 2)
+    )
+    for name, x in one.items():
+        torch.testing.assert_close(two[name], x, rtol=1e-6, atol=1e-9, msg=name)

@@ -111,6 +111,8 @@ def test_koleo_equals_a_loop_and_drives_features_apart():
     (gradient,) = torch.autograd.grad(koleo(x), x)
     assert koleo(x - 0.01 * gradient) < koleo(x)
     assert koleo(torch.ones(4, 3)).isfinite()  # equal rows
+    apart = torch.tensor([[1.0, 0.0], [-0.5, 3**0.5 / 2], [-0.5, -(3**0.5) / 2]], dtype=torch.float64)
+    assert koleo(apart).item() == pytest.approx(-np.log(3**0.5))  # no cosine is positive
 
 
 def test_sinkhorn_and_koleo_see_the_global_batch(hundred, tmp_path):

@@ -98,6 +98,12 @@ def test_a_step_takes_views_or_classes_as_positives(hundred, form, labels):
     assert output.logs["recall_at_1"].item() == pytest.approx(np.mean(right))
 
 
+def test_the_root_of_0_has_a_finite_gradient():
+    squared = torch.tensor([0.0, 1e-14, 4.0], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(root(squared).sum(), squared)
+    assert gradient.isfinite().all() and gradient[2].item() == pytest.approx(0.25)
+
+
 def test_labels_that_are_not_there_are_refused_in_one_line(unlabelled_shards):
     with pytest.raises(UserError, match=r"^methods.metric_learning.labels: the data has no labels; set false$"):
         build(
