@@ -12,13 +12,14 @@ import tarfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from selfsup.data import decode, fetch
 from selfsup.data.index import verify
 from selfsup.data.shards import write
-from selfsup.data.tar_source import tar_shards
+from selfsup.data.tar_source import read_ref, tar_shards
 from selfsup.errors import UserError
 from tests.data.make import class_folders, data, file, noise, shards
 from tests.data.test_tar_source import image, samples, tar
@@ -183,6 +184,36 @@ def test_an_index_with_a_right_checksum_and_wrong_values(tmp_path, hundred, chan
     (folder / "index.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=said):
         verify(folder, "size")
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value"),
+    [("size", 0, 10**6), ("size", -1, 10**6), ("size", 3, 0), ("size", 3, -5), ("offset", 0, -512), ("offset", 5, 0)],
+)
+def test_a_table_with_a_right_checksum_and_places_that_cannot_be(tmp_path, hundred, column, row, value):
+    folder = shutil.copytree(hundred, tmp_path / "shards")
+    values = json.loads((folder / "index.json").read_text())
+    entry = values["splits"]["train"][0]["table"]
+    path = folder / entry["file"]
+    with np.load(path) as file:
+        table = dict(file)
+    table[column][row] = value
+    np.savez(path, **table)
+    entry |= {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    values.pop("checksum")
+    values["checksum"] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    (folder / "index.json").write_text(json.dumps(values))
+    for level in ("size", "full"):
+        with pytest.raises(UserError, match="does not fit its table"):
+            verify(folder, level)
+
+
+def test_a_tar_that_is_cut_after_it_was_listed_is_an_error(tmp_path):
+    path = tmp_path / "x.tar"
+    path.write_bytes(bytes(1000))
+    assert read_ref((str(path), 900, 100)) == bytes(100)
+    with pytest.raises(OSError, match=r"x\.tar was cut short meanwhile"):
+        read_ref((str(path), 901, 100))
 
 
 # images
