@@ -121,14 +121,17 @@ def test_a_process_that_does_not_answer_is_named_and_ended(shards, tmp_path, qui
     finish(folder, "2", quiet)
 
 
-def test_the_launchers_death_ends_the_workers(shards, tmp_path, quiet):
+@pytest.mark.parametrize("which", ["the stage's process", "Accelerate's"])
+def test_the_launchers_death_ends_the_workers(shards, tmp_path, quiet, which):
     folder = workspace(tmp_path, shards, **RUN)
     running = start(folder, NPROC="2")
     members = family(running)
-    running.kill()
-    running.communicate()
+    victim = members[0] if which == "the stage's process" else psutil.Process(running.pid).children()[0]
+    victim.kill()
+    said = running.communicate()[1]
     gone, alive = psutil.wait_procs(members[1:], timeout=15)
     assert len(gone) >= 3 and not alive
+    assert victim == members[0] or "error: the processes' launcher was killed by signal 9" in said
     finish(folder, "2", quiet)
 
 
