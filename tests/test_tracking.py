@@ -22,6 +22,7 @@ from pathlib import Path
 from selfsup import tracking
 from selfsup.params import Tracking
 HERE = Tracking(enabled=True, uri=None, experiment="digits")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 def wait_for(name):  # until the store has the run
     while True:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def gradients(methods: list[str], shards: Path) -> dict[str, list[str]]:
 
 
 def precisions(methods: list[str], shards: Path, resume: Path) -> dict[str, tuple[float, float]]:
-    """The last loss of a short run in float32 and under bfloat16 autocast."""
+    """The mean loss over the steps of a short run, in float32 and under bfloat16 autocast."""
     from accelerate.state import AcceleratorState
 
     out = {}
@@ -132,7 +133,7 @@ def precisions(methods: list[str], shards: Path, resume: Path) -> dict[str, tupl
         for precision in ("fp32", "bf16"):
             AcceleratorState._reset_state(reset_partial_state=True)
             result = trained(method, shards, resume / f"{method}-{precision}", {"pretrain__precision": precision})
-            losses.append(result.rows[-1]["loss"])
+            losses.append(statistics.mean(row["loss"] for row in result.rows))
         out[method] = (losses[0], losses[1])
     return out
 

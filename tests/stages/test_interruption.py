@@ -131,8 +131,10 @@ def test_the_launchers_death_ends_the_workers(shards, tmp_path, quiet, which):
     said = running.communicate()[1]
     gone, alive = psutil.wait_procs(members[1:], timeout=15)
     assert len(gone) >= 3 and not alive
-    assert victim == members[0] or "error: the processes' launcher was killed by signal 9" in said
-    finish(folder, "2", quiet)
+    if victim == members[0]:
+        finish(folder, "2", quiet)
+    else:
+        assert "error: the processes' launcher was killed by signal 9" in said
 
 
 @pytest.mark.parametrize("seconds", ["0", "soon"])
