@@ -17,6 +17,7 @@ from selfsup.evaluation.label_free import label_free
 from selfsup.files import replaced
 from selfsup.report import charts, pictures
 from selfsup.report.scores import NAMES, Scores, columns, confusions, headline, read_scores
+from selfsup.report.template import render
 
 if TYPE_CHECKING:
     from selfsup.data.loader import Split
@@ -28,19 +29,8 @@ CLASSES_IN_MATRIX = 20
 
 def write_report(params: Params, path: Path, views: bytes | None = None) -> None:
     """Render the page of the working folder to `path`; `views` is a PNG of a few images and their views."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = Markup  # drawn by charts.py, which escapes the text in it
     sheet = pictures.data_uri(views) if views else None
-    page = environment.get_template("page.html").render(**contents(params), views=sheet)
+    page = render("page.html", **contents(params), views=sheet)
     with replaced(path) as new:
         new.write_text(page, encoding="utf-8")
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from selfsup.errors import UserError
 from selfsup.files import replaced
 from selfsup.report import charts
+from selfsup.report.template import render
 from selfsup.strict import Strict, parse
 
 if TYPE_CHECKING:
@@ -99,18 +100,8 @@ def tolerance(features: np.ndarray, labels: np.ndarray, seed: int) -> float:
 
 def write_page(study: Study, rows: Sequence[Row], path: Path, command: Sequence[str]) -> Path:
     """The page, and its numbers as CSV beside it."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = Markup  # drawn by charts.py, which escapes the text in it
-    text = environment.get_template("study.html").render(
+    text = render(
+        "study.html",
         study=study,
         titles=TITLES,
         plot=plot(study, rows),
