@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 
-def render(name: str, **contents: Any) -> str:
-    """The template `name` of this folder, filled in. Every name in it must be given."""
+def render(template: str, /, **contents: Any) -> str:
+    """A template of this folder, filled in. Every name in it must be given."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -19,4 +19,4 @@ def render(name: str, **contents: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["svg"] = Markup
-    return environment.get_template(name).render(**contents)
+    return environment.get_template(template).render(**contents)
