@@ -111,12 +111,20 @@ def relaunch(count: int) -> None:
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     with tempfile.TemporaryFile() as noise, tempfile.TemporaryDirectory() as folder:
         own = {_STDERR: f"/proc/{os.getpid()}/fd/2", _FOLDER: folder, "OMP_NUM_THREADS": threads}
-        child = subprocess.Popen([*launcher, *sys.argv], env=os.environ | own, stderr=noise, preexec_fn=end_with_parent)
+        # in a session of its own: a second signal, the terminal's own Ctrl-C, would end the launcher before its workers
+        child = subprocess.Popen(
+            [*launcher, *sys.argv],
+            env=os.environ | own,
+            stderr=noise,
+            preexec_fn=end_with_parent,
+            start_new_session=True,
+        )
         stopped: list[int] = []
 
         def pass_on(number: int, _: object) -> None:
+            if not stopped:
+                child.send_signal(number)
             stopped.append(number)
-            child.send_signal(number)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, pass_on)
