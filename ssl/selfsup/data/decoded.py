@@ -19,35 +19,43 @@ Fetch = Callable[[Tensor], tuple[Tensor, Tensor]]  # numbers int64 [B] -> uint8 
 
 _DISK_LIMIT = 20 * 10**9  # bytes of decoded images that `auto` puts on the disk
 _THREADS = min(16, os.cpu_count() or 1)
+_TINY = 3000  # bytes of a file of which Python's share, one thread at a time, is most: more threads would slow it down
 _PART = 256  # images decoded at a time
 
 
 def open_images(
-    cache: Literal["auto", "memory", "disk", "none"], folder: Path, samples: int, size: int, decode: Decode
+    cache: Literal["auto", "memory", "disk", "none"],
+    folder: Path,
+    samples: int,
+    size: int,
+    decode: Decode,
+    mean_bytes: float,
 ) -> Fetch:
     """How numbers become squares of `size` pixels and their boxes, with `data.cache` as `cache`.
+
+    Files of `mean_bytes` on average are decoded in as many threads as that is worth.
 
     A cache on the disk lies in `folder`, written by the first process that wants it while the others wait. `auto` is
     disk when that is there already, or takes less than 20 GB and less than half of the free space, and can be written;
     else none. Raises `OSError` with the folder's name for `disk`.
     """
-    shape = (samples, 3, size, size)
+    shape, threads = (samples, 3, size, size), 1 if mean_bytes < _TINY else _THREADS
     if cache == "auto":
         cache = "disk" if _complete(folder, shape) or _fits(folder, shape) else "none"
         if cache == "disk":
             try:
-                _on_disk(folder, shape, decode)
+                _on_disk(folder, shape, decode, threads)
             except OSError as error:
                 print(f"note: {folder}: {error.strerror}; images are decoded at each use", file=sys.stderr)
                 cache = "none"
     if cache == "none":
-        pool = ThreadPoolExecutor(_THREADS)
+        pool = ThreadPoolExecutor(threads)
         return lambda numbers: _tensors(*_decode_many(decode, pool, numbers.numpy(), size))
     if cache == "disk":
-        all_images, all_boxes = _tensors(*_on_disk(folder, shape, decode))
+        all_images, all_boxes = _tensors(*_on_disk(folder, shape, decode, threads))
     else:
         images, boxes = np.empty(shape, np.uint8), np.empty((samples, 2), np.int64)
-        for start, part, box in _decode_all(decode, samples, size, folder.name):
+        for start, part, box in _decode_all(decode, samples, size, folder.name, threads):
             images[start : start + len(part)], boxes[start : start + len(part)] = part, box
         all_images, all_boxes = _tensors(images, boxes)
     return lambda numbers: (all_images[numbers], all_boxes[numbers])
@@ -67,13 +75,13 @@ def _fits(folder: Path, shape: tuple[int, ...]) -> bool:
     return int(np.prod(shape)) < min(_DISK_LIMIT, shutil.disk_usage(existing).free / 2)
 
 
-def _on_disk(folder: Path, shape: tuple[int, ...], decode: Decode) -> tuple[np.ndarray, np.ndarray]:
+def _on_disk(folder: Path, shape: tuple[int, ...], decode: Decode, threads: int) -> tuple[np.ndarray, np.ndarray]:
     if not _complete(folder, shape):  # a whole one is read without writing anything
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.with_suffix(".lock")):
                 if not _complete(folder, shape):
-                    _decode_to(folder, shape, decode)
+                    _decode_to(folder, shape, decode, threads)
         except OSError as error:
             reason = f"{error.strerror or error} (data.cache: none does without it)"
             raise OSError(error.errno, reason, str(folder)) from error
@@ -82,7 +90,7 @@ def _on_disk(folder: Path, shape: tuple[int, ...], decode: Decode) -> tuple[np.n
     return images, np.load(folder / "boxes.npy")
 
 
-def _decode_to(folder: Path, shape: tuple[int, ...], decode: Decode) -> None:
+def _decode_to(folder: Path, shape: tuple[int, ...], decode: Decode, threads: int) -> None:
     """Write beside the folder and rename, so that what lies in the folder is whole."""
     unfinished = folder.with_suffix(".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -91,7 +99,7 @@ def _decode_to(folder: Path, shape: tuple[int, ...], decode: Decode) -> None:
     try:
         boxes = np.empty((shape[0], 2), np.int64)
         with (unfinished / "images.uint8").open("wb") as file:
-            for start, images, box in _decode_all(decode, shape[0], shape[-1], folder.name):
+            for start, images, box in _decode_all(decode, shape[0], shape[-1], folder.name, threads):
                 file.write(images.data)
                 boxes[start : start + len(box)] = box
         np.save(unfinished / "boxes.npy", boxes)
@@ -101,10 +109,10 @@ def _decode_to(folder: Path, shape: tuple[int, ...], decode: Decode) -> None:
 
 
 def _decode_all(
-    decode: Decode, samples: int, size: int, name: str
+    decode: Decode, samples: int, size: int, name: str, threads: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:  # first number, uint8 [n 3 S S], int64 [n 2]
     with (
-        ThreadPoolExecutor(_THREADS) as pool,
+        ThreadPoolExecutor(threads) as pool,
         tqdm(total=samples, desc=f"decode {name}", unit=" images") as bar,
     ):
         for start in range(0, samples, _PART):

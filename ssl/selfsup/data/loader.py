@@ -80,7 +80,8 @@ class Split:
 
     @cached_property
     def _fetch(self) -> Fetch:
-        return open_images(self.cache, self._cache_folder(), self.samples, self.size, self._decode)
+        mean_bytes = float(self._bytes.mean())
+        return open_images(self.cache, self._cache_folder(), self.samples, self.size, self._decode, mean_bytes)
 
     def _cache_folder(self) -> Path:
         """Decoded images depend on the shards' bytes, the size and the decoder, and are shared by what has the same."""
