@@ -115,6 +115,7 @@ class Lightly:
             "input_size": size, "min_scale": views.crop_scale[0], "hf_prob": views.flip, "gaussian_blur": 0.0,
             "random_gray_scale": views.grey, "cj_prob": jitter.p, "cj_strength": 1.0, "cj_bright": jitter.brightness,
             "cj_contrast": jitter.contrast, "cj_sat": jitter.saturation, "cj_hue": jitter.hue,
+            "normalize": None,  # the backbone does
         }  # fmt: skip
         if self.params.method == "simclr":
             return transforms.SimCLRTransform(**both)

@@ -28,12 +28,12 @@ def similarities(a: Tensor, b: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     `a` and `b` [N D] are the two views of the same images. In the matrix, the view itself and its positive are -inf;
     the 2N - 2 others are its negatives. In float32 or better whatever the autocast.
     """
-    z = unit(torch.cat([a, b]))
+    z, anchors = unit(torch.cat([a, b])), torch.arange(2 * len(a), device=a.device)
+    partners = anchors.roll(len(a))
     with torch.autocast(z.device.type, enabled=False):
-        s = z @ z.T / tau
-    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    partner = own.roll(len(a), 1)
-    return s[partner], s.masked_fill(own | partner, -torch.inf)
+        s = (z / tau) @ z.T  # the one matrix: what needs no other of its size is done in place
+    s[anchors, anchors] = s[anchors, partners] = -torch.inf
+    return (z * z[partners]).sum(1) / tau, s
 
 
 def queue_similarities(z: Tensor, queue: Tensor, tau: float) -> Tensor:  # [N D], unit vectors [K D] -> [N K]
