@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from selfsup.nn.contrastive import debiased, decoupled, info_nce, ring, similarities
+from selfsup.nn.contrastive import debiased, decoupled, info_nce, over_anchors, ring, similarities
+from selfsup.task import Progress
+from tests.contract.runs import build
 
 N, TAU = 5, 0.3
 
@@ -141,3 +143,23 @@ def test_the_simple_loss(views):
     assert simple(positive, negatives, 0.7).item() == pytest.approx(expected, rel=1e-12)
     expected = np.mean([-p + sum(sorted(s)[-2:]) / 2 for p, s in rows])
     assert simple(positive, ring(negatives, 0.25, 0.0), 1.0).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 3, 2 * N - 1, 2 * N])
+@pytest.mark.parametrize("method", ["simclr", "dcl", "debiased", "hard_negative", "ring", "simple_contrastive"])
+def test_anchors_in_turns_equal_all_at_once(hundred, monkeypatch, method, block):
+    """Loss, gradients and logs of the methods themselves; DCL weighted, by what is mean 1 over all anchors."""
+    task, _, _ = build(method, hundred, double=True, methods__dcl__weighted=True)
+    views = torch.randn(2, N, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for size in (block, 1000):
+        monkeypatch.setattr("selfsup.nn.contrastive.BLOCK", size)
+        z = views.clone().requires_grad_()
+        output = task.loss(tuple(z), Progress(3, 4, 1))
+        found[size] = [output.loss, *torch.autograd.grad(output.loss, z), *output.logs.values()]
+    for mine, whole in zip(found[block], found[1000], strict=True):
+        torch.testing.assert_close(mine, whole, rtol=1e-12, atol=1e-14)
+    rows = []
+    monkeypatch.setattr("selfsup.nn.contrastive.BLOCK", block)
+    over_anchors(lambda p, s: rows.append(s.shape) or info_nce(p, s), *views, TAU)
+    assert max(shape[0] for shape in rows) == min(block, 2 * N)

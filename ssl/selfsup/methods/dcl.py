@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from selfsup.nn.contrastive import decoupled, similarities
+from selfsup.nn.contrastive import decoupled, over_anchors, unit
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
 from selfsup.siamese import Siamese
@@ -38,6 +38,6 @@ class DCL(Siamese):
     def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
         a, b = (gather(z) for z in embeddings)
         tau = self.params.temperature
-        positive, negatives = similarities(a, b, tau)
-        weight = von_mises_fisher(positive * tau, self.params.sigma) if self.params.weighted else 1.0
-        return Output(decoupled(positive, negatives, weight), embeddings=(a.detach(), b.detach()))
+        cosine = (unit(a) * unit(b)).sum(1).repeat(2)  # either view's, of its positive
+        own = [von_mises_fisher(cosine, self.params.sigma)] if self.params.weighted else []
+        return Output(over_anchors(decoupled, a, b, tau, *own), embeddings=(a.detach(), b.detach()))

@@ -4,12 +4,13 @@ Chuang et al. 2020, "Debiased Contrastive Learning", arXiv:2007.00224; equation 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from selfsup.nn.contrastive import debiased, similarities
+from selfsup.nn.contrastive import debiased, over_anchors
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
 from selfsup.siamese import Siamese
@@ -30,5 +31,5 @@ class Debiased(Siamese):
     def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
         a, b = (gather(z) for z in embeddings)
         t = self.params.temperature
-        loss = debiased(*similarities(a, b, t), t, self.params.tau_plus)
+        loss = over_anchors(partial(debiased, tau=t, tau_plus=self.params.tau_plus), a, b, t)
         return Output(loss, embeddings=(a.detach(), b.detach()))

@@ -5,12 +5,13 @@ importance weights e^(beta s) of section 3.2, s = cosine / tau, through which th
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from selfsup.nn.contrastive import debiased, similarities
+from selfsup.nn.contrastive import debiased, over_anchors
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
 from selfsup.siamese import Siamese
@@ -31,6 +32,6 @@ class HardNegative(Siamese):
 
     def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
         a, b = (gather(z) for z in embeddings)
-        tau = self.params.temperature
-        loss = debiased(*similarities(a, b, tau), tau, self.params.tau_plus, self.params.beta)
+        knobs, tau = self.params, self.params.temperature
+        loss = over_anchors(partial(debiased, tau=tau, tau_plus=knobs.tau_plus, beta=knobs.beta), a, b, tau)
         return Output(loss, embeddings=(a.detach(), b.detach()))

@@ -8,10 +8,11 @@ linearly from 1 over the first `anneal` share of the run.
 from collections.abc import Sequence
 from typing import Annotated
 
+import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from selfsup.nn.contrastive import info_nce, ring, similarities
+from selfsup.nn.contrastive import info_nce, over_anchors, ring
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
 from selfsup.siamese import Siamese
@@ -35,8 +36,11 @@ class Ring(Siamese):
         a, b = (gather(z) for z in embeddings)
         knobs = self.params
         fallen = min(1.0, progress.fraction / knobs.anneal) if knobs.anneal else 1.0
-        positive, negatives = similarities(a, b, knobs.temperature)
-        kept = ring(negatives, 1 + (knobs.outer - 1) * fallen, knobs.inner)
-        mean = kept[kept.isfinite()].mean().detach() * knobs.temperature
-        logs = {"negative_similarity": mean}  # rises as the ring closes in
-        return Output(info_nce(positive, kept), logs=logs, embeddings=(a.detach(), b.detach()))
+
+        def within(positive: Tensor, negatives: Tensor) -> Tensor:  # [2]: the loss, the mean cosine of what is kept
+            kept = ring(negatives, 1 + (knobs.outer - 1) * fallen, knobs.inner)
+            return torch.stack([info_nce(positive, kept), kept[kept.isfinite()].mean().detach() * knobs.temperature])
+
+        loss, mean = over_anchors(within, a, b, knobs.temperature)
+        logs = {"negative_similarity": mean.detach()}  # rises as the ring closes in
+        return Output(loss, logs=logs, embeddings=(a.detach(), b.detach()))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from selfsup.nn.contrastive import info_nce, similarities
+from selfsup.nn.contrastive import info_nce, over_anchors
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
 from selfsup.siamese import Siamese
@@ -24,7 +24,7 @@ class Params(MethodParams):
 
 def nt_xent(a: Tensor, b: Tensor, tau: float) -> Tensor:  # [N D], [N D] -> []
     """Equation 1: every view's positive is its partner, all 2N - 2 other views of the batch are its negatives."""
-    return info_nce(*similarities(a, b, tau))
+    return over_anchors(info_nce, a, b, tau)
 
 
 class SimCLR(Siamese):

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from selfsup.nn.contrastive import ring, similarities
+from selfsup.nn.contrastive import over_anchors, ring
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
 from selfsup.siamese import Siamese
@@ -38,6 +38,8 @@ class SimpleContrastive(Siamese):
 
     def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
         a, b = (gather(z) for z in embeddings)
-        positive, negatives = similarities(a, b, 1.0)
-        loss = simple(positive, ring(negatives, self.params.hard, 0.0), self.params.negative_weight)
-        return Output(loss, embeddings=(a.detach(), b.detach()))
+
+        def hardest(positive: Tensor, negatives: Tensor) -> Tensor:
+            return simple(positive, ring(negatives, self.params.hard, 0.0), self.params.negative_weight)
+
+        return Output(over_anchors(hardest, a, b, 1.0), embeddings=(a.detach(), b.detach()))

@@ -11,10 +11,14 @@ With s the positive's cosine / tau, s_k those of the n negatives, and each view 
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+BLOCK = 1024  # anchors whose similarities are held at a time
 
 
 def unit(z: Tensor) -> Tensor:  # [... D] -> [... D]
@@ -22,18 +26,38 @@ def unit(z: Tensor) -> Tensor:  # [... D] -> [... D]
     return F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
 
 
-def similarities(a: Tensor, b: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """Cosines / tau of all 2N views as anchors: of their positives [2N], and of all views [2N 2N].
+def similarities(a: Tensor, b: Tensor, tau: float, anchors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cosines / tau of the 2N views as anchors: of their positives [2N], and of all views [2N 2N].
 
     `a` and `b` [N D] are the two views of the same images. In the matrix, the view itself and its positive are -inf;
-    the 2N - 2 others are its negatives. In float32 or better whatever the autocast.
+    the 2N - 2 others are its negatives. In float32 or better whatever the autocast. With `anchors`, int64 [M], only
+    their rows: [M] and [M 2N].
     """
-    z, anchors = unit(torch.cat([a, b])), torch.arange(2 * len(a), device=a.device)
-    partners = anchors.roll(len(a))
+    z = unit(torch.cat([a, b]))
+    anchors = torch.arange(len(z), device=z.device) if anchors is None else anchors
+    partners, rows = (anchors + len(a)) % len(z), torch.arange(len(anchors), device=z.device)
     with torch.autocast(z.device.type, enabled=False):
-        s = (z / tau) @ z.T  # the one matrix: what needs no other of its size is done in place
-    s[anchors, anchors] = s[anchors, partners] = -torch.inf
-    return (z * z[partners]).sum(1) / tau, s
+        s = (z[anchors] / tau) @ z.T
+    s[rows, anchors] = s[rows, partners] = -torch.inf
+    return (z[anchors] * z[partners]).sum(1) / tau, s
+
+
+def over_anchors(loss: Callable[..., Tensor], a: Tensor, b: Tensor, tau: float, *own: Tensor) -> Tensor:
+    """`loss`, a mean over anchors, of all `similarities` and of what else is each anchor's `own` [2N].
+
+    Memory is that of `BLOCK` anchors: more are taken in turns, and each turn again in the backward pass.
+    """
+    anchors = torch.arange(2 * len(a), device=a.device)
+    if len(anchors) <= BLOCK:
+        return loss(*similarities(a, b, tau), *own)
+
+    def share(a: Tensor, b: Tensor, turn: Tensor) -> Tensor:
+        return loss(*similarities(a, b, tau, turn), *(x[turn] for x in own)) * (len(turn) / len(anchors))
+
+    turns = [
+        checkpoint(share, a, b, turn, use_reentrant=False, preserve_rng_state=False) for turn in anchors.split(BLOCK)
+    ]
+    return torch.stack(turns).sum(0)
 
 
 def queue_similarities(z: Tensor, queue: Tensor, tau: float) -> Tensor:  # [N D], unit vectors [K D] -> [N K]
