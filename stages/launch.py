@@ -153,7 +153,7 @@ def wait(child: subprocess.Popen, folder: Path, stopping: Callable[[], bool]) ->
             child.wait(0.2)
             return hung
         now = time.monotonic()
-        end = min(end, now + _GRACE - 0.5) if stopping() else end
+        end = min(end, now + _GRACE - 1.0) if stopping() else end
         if now > end:
             for process in psutil.Process(child.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):

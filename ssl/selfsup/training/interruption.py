@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from selfsup.nn.distributed import rank, world
 
-GRACE = 9  # seconds in which a step and its checkpoint must end: after them the process does
+GRACE = 8  # seconds in which a step and its checkpoint must end: after them the process does
 
 
 class Interruption:
