@@ -134,6 +134,7 @@ def test_the_launchers_death_ends_the_workers(shards, tmp_path, quiet, which):
     said = running.communicate()[1]
     gone, alive = psutil.wait_procs(members[1:], timeout=15)
     assert len(gone) >= 3 and not alive
+    assert not (folder / "models").exists()  # none went on to the end of the training
     if victim == members[0]:
         finish(folder, "2", quiet)
     else:
