@@ -37,3 +37,13 @@ def test_a_full_disk_is_an_error_that_names_the_file():
     with Path("/dev/full").open("r+b", buffering=0) as file, pytest.raises(OSError) as error:
         _put(file, 0, np.ones((BATCH, 100), np.float32))
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, "/dev/full")
+
+
+def test_only_the_first_process_makes_the_folder(tmp_path, monkeypatch):
+    """Another one that did would meet `replaced`, which clears the place of what a killed run left."""
+    for name, value in (("rank", 1), ("world", 2)):
+        monkeypatch.setattr(f"selfsup.evaluation.extraction.{name}", lambda value=value: value)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    with pytest.raises(FileNotFoundError):
+        write_features(Pixels(), Few(3), torch.device("cpu"), 4, tmp_path / "new" / "train.npy", "test")
+    assert not (tmp_path / "new").exists()

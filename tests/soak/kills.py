@@ -253,8 +253,9 @@ def main() -> None:
     rows += prepare(place, options.stages, options.processes, options.methods, options.slack)
     print(f"the undisturbed pipeline took {time.monotonic() - begun:.0f} s", flush=True)
     with ThreadPoolExecutor(options.jobs) as pool:
-        for done in [pool.submit(check, row, options.times, options.seed) for row in rows]:
-            done.result()
+        for row, done in [(row, pool.submit(check, row, options.times, options.seed)) for row in rows]:
+            if error := done.exception():  # of this row: the others go on
+                row.fault(f"ends early: {error!r}")
     print(table(rows))
     faults = [f"{row.title}: {fault}" for row in rows for fault in row.faults]
     print("\n".join(faults) or "no faults")

@@ -56,7 +56,6 @@ def write_features(encoder: nn.Module, split: Split, device: torch.device, size:
     """Write a split's pooled features as float32 [N D] to the `.npy` file `path`, in parts: memory is bounded.
 
     Returns D."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     encoder.to(memory_format=torch.channels_last)  # faster for convolutions, without effect on all else
     file, width = None, 0
     bar = tqdm(total=split.samples, unit="img", unit_scale=True, desc=title, disable=rank() != 0)
@@ -77,7 +76,8 @@ def write_features(encoder: nn.Module, split: Split, device: torch.device, size:
 
 def _shared_file(path: Path, rows: int, width: int) -> tuple[BinaryIO, int]:
     """One `.npy` file that all processes write their own rows of, and where these start; the first lays it out."""
-    if rank() == 0:
+    if rank() == 0:  # it alone: `replaced` may be clearing the place
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.lib.format.open_memmap(path, "w+", np.float32, (rows, width)).flush()
     if world() > 1:
         torch.distributed.barrier()
