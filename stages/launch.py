@@ -212,6 +212,8 @@ def training(stage: str, params: Any, method: str, work: Callable[[Any, Path, in
     with contextlib.nullcontext() if worker else session.owned(resume):
         if not worker and count > 1:
             relaunch(count)
+        import accelerate  # noqa: F401 - before the handler: an import from C drops what a handler raises, aloud
+
         stop_on_sigterm()
         writer = session.owned(resume, "writer") if first_process() else contextlib.nullcontext()
         with writer, quiet_when_left_alone():
