@@ -98,7 +98,6 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
         write_csv(rows, Path(f"plots/baselines/{architecture}.csv"))
         with replaced(Path(f"metrics/baselines/{architecture}.json")) as file:
             file.write_text(json.dumps(metrics, indent=2) + "\n")
-    session.finished(resume)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def main() -> None:
         verify("data/shards", params.data.verify)  # once, and not by every process
         launch.check_devices(count)
         launch.relaunch(count)
+        return
     launch.stop_on_sigterm()
     with launch.quiet_when_left_alone():
         work(params, count, verified=worker)

@@ -96,8 +96,8 @@ def quiet_when_left_alone() -> Iterator[None]:
         os._exit(_LEFT_ALONE)  # at once: nobody answers to the farewells of collectives
 
 
-def relaunch(count: int) -> None:
-    """Run this very command on `count` processes and exit with its status."""
+def relaunch(count: int) -> bool:
+    """Run this very command on `count` processes; whether rank 0 was one of this host's. Exits where they fail."""
     from selfsup.nn.distributed import free_port
 
     extra = shlex.split(os.environ.get("ACCELERATE_ARGS", ""))
@@ -131,11 +131,13 @@ def relaunch(count: int) -> None:
         hung = wait(child, Path(folder), lambda: bool(stopped))
         noise.seek(0)
         said = noise.read().decode(errors="replace")
+        first_was_here = (Path(folder) / "0.pid").exists()
     if child.returncode and stopped:
         sys.exit(128 + stopped[0])
     if child.returncode:
         print(last_word(said, hung, child.returncode), end="", file=sys.stderr)
-    sys.exit(1 if child.returncode else 0)
+        sys.exit(1)
+    return first_was_here
 
 
 def wait(child: subprocess.Popen, folder: Path, stopping: Callable[[], bool]) -> list[int]:
@@ -199,6 +201,7 @@ def last_word(said: str, hung: list[int], status: int = 1) -> str:
 def training(stage: str, params: Any, method: str, work: Callable[[Any, Path, int], None]) -> None:
     """Run `work(splits, resume, count)` on NPROC processes, alone with the resume folder of exactly this run.
 
+    The checkpoints go only when nothing is left to do: until then, who stops the stage loses no training.
     The process that launches holds one lock and the first worker another, so that a run that is given again when the
     launcher was killed waits for the last worker's end.
     """
@@ -211,13 +214,19 @@ def training(stage: str, params: Any, method: str, work: Callable[[Any, Path, in
         check_devices(count)
     with contextlib.nullcontext() if worker else session.owned(resume):
         if not worker and count > 1:
-            relaunch(count)
-        import accelerate  # noqa: F401 - before the handler: an import from C drops what a handler raises, aloud
+            clear = relaunch(count)
+        else:
+            import accelerate  # noqa: F401 - before the handler: an import from C drops what a handler raises, aloud
 
-        stop_on_sigterm()
-        writer = session.owned(resume, "writer") if first_process() else contextlib.nullcontext()
-        with writer, quiet_when_left_alone():
-            work(splits, resume, count)
+            stop_on_sigterm()
+            writer = session.owned(resume, "writer") if first_process() else contextlib.nullcontext()
+            with writer, quiet_when_left_alone():
+                work(splits, resume, count)
+            clear = not worker
+        if clear:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # a stage without checkpoints must not seem to have failed
+            session.finished(resume)
 
 
 def stop_on_sigterm() -> None:

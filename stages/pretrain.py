@@ -52,7 +52,6 @@ def work(params, splits, resume: Path, count: int) -> None:
         with replaced(Path("metrics/pretrain.json")) as file:
             file.write_text(json.dumps(metrics, indent=2) + "\n")
         run.run.artifact("models/backbone", "backbone")
-    session.finished(resume)
     if result.alarm:
         print(f"ALARM: {result.alarm}", file=sys.stderr)
     speed = f"{metrics['images_per_second']:.0f} images/s"

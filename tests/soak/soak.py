@@ -77,6 +77,7 @@ class Training:
         self.log = folder.with_suffix(".log")
         self.stage = next(stage for stage in project.stages() if stage.name == "pretrain")
         self.mark, self.first = "", None  # of the command that runs: its mark, the checkpoint it goes on from
+        self.steps = 0  # of a whole training
         self.running: subprocess.Popen
 
     def start(self) -> None:
@@ -120,7 +121,8 @@ class Training:
 
     def disturb(self, kind: str, rng: random.Random) -> None:
         """One disturbance, and everything that must be true after it."""
-        tally, known, training = self.tally, project.bearing(self.mark), self.newest() != self.first
+        tally, known = self.tally, project.bearing(self.mark)
+        training = self.newest() not in (None, self.first) and self.step() < self.steps  # not yet on its way out
         rank = rng.randrange(len(workers := self.workers()))
         at, step = time.time(), self.step()
         match kind:
@@ -152,7 +154,8 @@ class Training:
         for one in left:
             tally.fault(f"{case}: left behind: {one}")
         tally.left += len(left)
-        if kind in KILLED and status not in KILLED[kind]:
+        finished = status == 0 and self.newest() is None  # its last moments cannot be disturbed
+        if kind in KILLED and status not in KILLED[kind] and not finished:
             tally.fault(f"{case}: status {status}")
         newest = self.newest()
         fresh = newest is not None and newest.stat().st_mtime >= at
@@ -192,7 +195,9 @@ class Training:
         self.start()
         if self.running.wait() != 0:
             raise SystemExit(f"{self.folder.name} fails by itself: {self.log.read_text()[-2000:]}")
-        return self.digests(), json.loads((self.folder / "metrics/pretrain.json").read_text())["seconds"]
+        metrics = json.loads((self.folder / "metrics/pretrain.json").read_text())
+        self.steps = metrics["steps"]
+        return self.digests(), metrics["seconds"]
 
     def cycle(self, expected: dict[str, str], kinds: "itertools.cycle[str]", until: float, rng: random.Random) -> None:
         """One training under disturbances, compared with the quiet one."""

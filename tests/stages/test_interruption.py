@@ -85,6 +85,43 @@ def test_a_polite_signal_writes_a_checkpoint_at_once(shards, tmp_path, quiet, wo
     finish(folder, world, quiet)
 
 
+LATE = """
+import os, signal, sys, time
+sys.path.insert(0, {stages!r})
+import launch, pretrain
+from selfsup.training import session
+stage = int(os.environ.setdefault("STAGE", str(os.getpid())))
+train, clear = pretrain.work, session.finished
+def work(*given):
+    train(*given)
+    if launch.first_process() and {when!r} == "before":
+        os.kill(stage, signal.SIGTERM)
+        time.sleep(60)
+def finished(resume):
+    clear(resume)
+    os.kill(stage, signal.SIGTERM)
+pretrain.work, session.finished = work, finished
+pretrain.main()
+"""
+
+
+@pytest.mark.parametrize("world", ["1", "2"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_signal_at_the_very_end_costs_no_training(shards, tmp_path, quiet, world, when):
+    """Before the checkpoints are cleared away, the stage fails and keeps them; from then on, it does not fail."""
+    folder = workspace(tmp_path, shards, **RUN)
+    script = folder / "late.py"
+    script.write_text(LATE.format(stages=str(ROOT / "stages"), when=when))
+    command, environment = [sys.executable, str(script)], os.environ | {"NPROC": world}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == (128 + signal.SIGTERM if when == "before" else 0), done.stderr
+    left = [path.name[:14] for path in folder.glob(".resume/*/step-*.pt")]
+    assert left == ([f"step-{STEPS:09d}"] if when == "before" else [])
+    if when == "before":
+        finish(folder, world, quiet)
+        assert not list(folder.glob(".resume/*/step-*.pt"))
+
+
 def recorded(folder: Path) -> dict[str, list[str]]:
     """Id and status of each MLflow run, by name."""
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from selfsup.data.loader import Split, open_split
-from selfsup.nn.distributed import rank
 from selfsup.params import Data, Params
 from selfsup.task import Task
 from selfsup.training.build import build_task, method_params
@@ -113,8 +112,7 @@ def run(
 
 def finished(resume: Path) -> None:
     """The outs are written: the checkpoints have served."""
-    if rank() == 0:
-        shutil.rmtree(resume, ignore_errors=True)
+    shutil.rmtree(resume, ignore_errors=True)
 
 
 def summary(task: Task, result: Result, method: str, architecture: str, params: Params) -> dict:
