@@ -99,7 +99,9 @@ def quiet_when_left_alone() -> Iterator[None]:
 def relaunch(count: int) -> bool:
     """Run this very command on `count` processes; whether rank 0 was one of this host's. Exits where they fail."""
     from selfsup.nn.distributed import free_port
+    from selfsup.training.loop import rank_timeout
 
+    patience = rank_timeout().total_seconds()
     extra = shlex.split(os.environ.get("ACCELERATE_ARGS", ""))
     given = {word.partition("=")[0] for word in extra}
     if "--num_machines" in given and "--main_process_port" not in given:
@@ -128,7 +130,7 @@ def relaunch(count: int) -> bool:
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, pass_on)
-        hung = wait(child, Path(folder), lambda: bool(stopped))
+        hung = wait(child, Path(folder), patience, lambda: bool(stopped))
         noise.seek(0)
         said = noise.read().decode(errors="replace")
         first_was_here = (Path(folder) / "0.pid").exists()
@@ -140,16 +142,18 @@ def relaunch(count: int) -> bool:
     return first_was_here
 
 
-def wait(child: subprocess.Popen, folder: Path, stopping: Callable[[], bool]) -> list[int]:
+def wait(child: subprocess.Popen, folder: Path, patience: float, stopping: Callable[[], bool]) -> list[int]:
     """Wait for the workers' end, enforce it where they do not stop, and return the ranks that did not answer.
 
     When a process dies or does not answer, the others' collectives fail and they say so in `folder`: who does not say
-    it, and is alive, is the one.
+    it, and is alive, is the one. When some have ended, nobody waits for the others any more: who then does nothing for
+    `patience` seconds does not answer either.
     """
     import psutil
 
     hung: list[int] = []
     end = judge = float("inf")
+    busy, spent = time.monotonic(), -1.0  # when the workers that are left were last seen to do something
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(0.2)
@@ -161,24 +165,34 @@ def wait(child: subprocess.Popen, folder: Path, stopping: Callable[[], bool]) ->
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             child.kill()
-        if list(folder.glob("*.alone")) and not (folder / "judged").exists():
+        workers = {int(path.stem): working(path.read_text()) for path in folder.glob("*.pid")}
+        alive = {rank: process for rank, process in workers.items() if process}
+        alone = [int(path.stem) for path in folder.glob("*.alone")]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used = sum(sum(process.cpu_times()[:2]) for process in alive.values())
+            if len(alive) == len(workers) or used != spent:
+                busy, spent = now, used
+        if alone and not (folder / "judged").exists():
             judge = min(judge, now + _REPORT)
-            silent = [path for path in folder.glob("*.pid") if not path.with_suffix(".alone").exists()]
-            alive = {int(path.stem): pid for path in silent if working(pid := int(path.read_text()))}
-            if now > judge or not alive:
-                hung = sorted(alive)
-                for pid in alive.values():
-                    os.kill(pid, signal.SIGKILL)
+            silent = sorted(alive.keys() - alone)
+            if now > judge or not silent:
+                hung = silent
                 (folder / "judged").touch()
+        elif alive and not alone and not hung and now > busy + patience:
+            hung = sorted(alive)
+        for rank in alive.keys() & set(hung):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                alive[rank].kill()
 
 
-def working(pid: int) -> bool:
-    """Whether a process is there and has not ended."""
+def working(pid: str) -> Any:
+    """The `psutil.Process` of that number, None when it has ended."""
     import psutil
 
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
+    with contextlib.suppress(psutil.NoSuchProcess, ValueError):  # a number that is being written yet
+        process = psutil.Process(int(pid))
+        return process if process.status() != psutil.STATUS_ZOMBIE else None
+    return None
 
 
 def last_word(said: str, hung: list[int], status: int = 1) -> str:

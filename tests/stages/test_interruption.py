@@ -97,6 +97,8 @@ def work(*given):
     if launch.first_process() and {when!r} == "before":
         os.kill(stage, signal.SIGTERM)
         time.sleep(60)
+    if launch.first_process() and {when!r} == "alone":
+        os.kill(os.getpid(), signal.SIGSTOP)
 def finished(resume):
     clear(resume)
     os.kill(stage, signal.SIGTERM)
@@ -158,6 +160,17 @@ def test_a_process_that_does_not_answer_is_named_and_ended(shards, tmp_path, qui
     assert running.returncode == 1 and "Traceback" not in said
     assert "error: process 1 did not answer for RANK_TIMEOUT" in said
     assert not [p for p in members if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    finish(folder, "2", quiet)
+
+
+def test_a_process_that_hangs_when_the_others_have_ended(shards, tmp_path, quiet):
+    folder = workspace(tmp_path, shards, **RUN)
+    script = folder / "late.py"
+    script.write_text(LATE.format(stages=str(ROOT / "stages"), when="alone"))
+    environment = os.environ | {"NPROC": "2", "RANK_TIMEOUT": "5"}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "error: process 0 did not answer for RANK_TIMEOUT" in done.stderr
     finish(folder, "2", quiet)
 
 
