@@ -41,7 +41,7 @@ reproduce: env  ## run the stages whose inputs have changed; NPROC=2 for two pro
 	.venv/bin/dvc repro
 
 test: env  ## run the tests, JOBS=2 processes at a time
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 kills: env  ## kill every stage 20 times at random moments and compare what it writes: about an hour
 	.venv/bin/python -m tests.soak.kills --jobs $(JOBS)

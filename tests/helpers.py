@@ -64,6 +64,10 @@ SMALL = {  # networks and runs that take a second
     "methods__deepcluster__clusters": 12,
     "methods__deepcluster_v2__prototypes": 12,
     "methods__sela_v2__prototypes": 12,
+    "methods__dino__teacher_temperature": 0.07,
+    "methods__ibot__teacher_temperature": 0.07,
+    **{f"methods__{name}__crops": {"count": 4, "size": 8, "scale": [0.1, 0.3]}
+       for name in ("swav", "dino", "ibot", "deepcluster_v2", "sela_v2")},
     "methods__swav__prototypes": 16,
     "methods__swav__frozen_epochs": 0,
     "methods__swav__queue": 40,
