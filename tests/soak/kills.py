@@ -267,7 +267,9 @@ def main() -> None:
         "faults": len(faults),
     }
     print(json.dumps(summary | {name: totals[name] for name in ("kills", "orphans", "leftovers", "differences")}))
-    shutil.rmtree(place)
+    for process in project.bearing(""):  # of rows that ended early
+        process.kill()
+    shutil.rmtree(place, ignore_errors=True)
     sys.exit(1 if faults else 0)
 
 

@@ -153,7 +153,10 @@ def files(folder: Path, names: tuple[str, ...] = ()) -> dict[str, tuple[int, int
     found = {}
     for name in names or sorted({entry.name for entry in folder.iterdir()} - {"ssl", "stages"}):
         place = folder / name
-        for path in [place] if place.is_file() else place.rglob("*"):
+        inside = (
+            Path(root, file) for root, _, found_here in os.walk(place) for file in found_here
+        )  # folders may go meanwhile
+        for path in [place] if place.is_file() else inside:
             relative = path.relative_to(folder).as_posix()
             try:
                 status = path.stat()
