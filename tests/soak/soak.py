@@ -124,6 +124,8 @@ class Training:
         tally, known = self.tally, project.bearing(self.mark)
         training = self.newest() not in (None, self.first) and self.step() < self.steps  # not yet on its way out
         rank = rng.randrange(len(workers := self.workers()))
+        if kind.startswith("rank") and self.processes > 1 and workers[0].pid == self.running.pid:
+            kind = "launcher killed"  # on its way in or out, it has no ranks to lose
         at, step = time.time(), self.step()
         match kind:
             case "SIGTERM":
