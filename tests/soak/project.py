@@ -153,9 +153,7 @@ def files(folder: Path, names: tuple[str, ...] = ()) -> dict[str, tuple[int, int
     found = {}
     for name in names or sorted({entry.name for entry in folder.iterdir()} - {"ssl", "stages"}):
         place = folder / name
-        inside = (
-            Path(root, file) for root, _, found_here in os.walk(place) for file in found_here
-        )  # folders may go meanwhile
+        inside = [Path(root, one) for root, _, own in os.walk(place) for one in own]  # folders may go meanwhile
         for path in [place] if place.is_file() else inside:
             relative = path.relative_to(folder).as_posix()
             try:
