@@ -108,7 +108,7 @@ def relaunch(count: int) -> bool:
         raise UserError("ACCELERATE_ARGS: several hosts need one --main_process_port, the same on each")
     if "--main_process_port" not in given:
         extra += ["--main_process_port", str(free_port())]
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     launcher += ["--num_processes", str(count), "--mixed_precision", "no", "--dynamo_backend", "no", *extra]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     with tempfile.TemporaryFile() as noise, tempfile.TemporaryDirectory() as folder:
