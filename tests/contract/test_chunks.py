@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from selfsup.data.shards import write
 from tests.contract.runs import dropped, steps_in_float64
 from tests.contract.test_processes import TOLERANCE, largest_difference
-from tests.helpers import HEADS, METHODS, processes
+from tests.helpers import HEADS, METHODS, params, processes
 
 HEAD = {"layers": 1, "hidden": 32, "out": 16}  # nothing that normalises over the batch
 EXACT = {f"methods__{method}__backbone": "vit" for method in METHODS} | {
@@ -19,16 +20,28 @@ EXACT |= {
 }
 
 
+BATCH = 16
+
+
 @pytest.fixture(scope="module")
-def whole(hundred, tmp_path_factory):
-    return processes(1, steps_in_float64, METHODS, hundred, tmp_path_factory.mktemp("whole"), "", EXACT)
+def few(tmp_path_factory):
+    """Three steps of BATCH."""
+    folder = tmp_path_factory.mktemp("few") / "shards"
+    write(params(data__limit=60).data, 0, folder, processes=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(few, tmp_path_factory):
+    settings = EXACT | {"pretrain__batch_size": BATCH}
+    return processes(1, steps_in_float64, METHODS, few, tmp_path_factory.mktemp("whole"), "", settings)
 
 
 @pytest.fixture(scope="module", params=[(1, 1), (1, 2), (2, 4)], ids=lambda p: f"{p[0]} processes, chunks of {p[1]}")
-def chunked(request, hundred, tmp_path_factory):
+def chunked(request, few, tmp_path_factory):
     world, size = request.param
-    settings = EXACT | {"pretrain__chunk_size": size}
-    return processes(world, steps_in_float64, METHODS, hundred, tmp_path_factory.mktemp("chunked"), "", settings)
+    settings = EXACT | {"pretrain__batch_size": BATCH, "pretrain__chunk_size": size}
+    return processes(world, steps_in_float64, METHODS, few, tmp_path_factory.mktemp("chunked"), "", settings)
 
 
 @pytest.mark.parametrize("method", METHODS)

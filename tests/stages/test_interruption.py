@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tests.helpers import ROOT
 from tests.stages.test_pretrain import stage, workspace
 
-RUN = {"method": "rotation", "pretrain__epochs": 1, "pretrain__batch_size": 8, "pretrain__checkpoint_every": 10**6}
+RUN = {"method": "mae", "pretrain__epochs": 1, "pretrain__batch_size": 8, "pretrain__checkpoint_every": 10**6}
 STEPS = 161  # of the digits' 1,293 training images
 
 
@@ -137,11 +137,11 @@ def test_a_run_that_was_stopped_goes_on_as_the_same_mlflow_run(shards, tmp_path,
     running.terminate()
     assert running.communicate(timeout=60) and running.returncode == 128 + signal.SIGTERM
     deadline, stopped = time.monotonic() + 120, {}
-    while {status for _, status in stopped.values()} != {"KILLED"} and time.monotonic() < deadline:
+    while [status for _, status in stopped.values()] != ["KILLED", "KILLED"] and time.monotonic() < deadline:
         time.sleep(0.2)  # the writer outlives the stage a little
         with contextlib.suppress(sqlite3.Error):
             stopped = recorded(folder)
-    assert {name: status for name, (_, status) in stopped.items()} == {"rotation": "KILLED", "pretrain": "KILLED"}
+    assert {name: status for name, (_, status) in stopped.items()} == {"mae": "KILLED", "pretrain": "KILLED"}
     assert stage(folder, "pretrain").returncode == 0
     assert recorded(folder) == {name: [run, "FINISHED"] for name, (run, _) in stopped.items()}
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:

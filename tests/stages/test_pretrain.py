@@ -161,7 +161,9 @@ def test_a_tracking_server_that_is_down_costs_a_warning(hundred, tmp_path):
     done = stage(workspace(tmp_path / "down", hundred, **down), "pretrain")
     assert off.returncode == done.returncode == 0, done.stderr
     assert "http://127.0.0.1:9" in done.stderr and "Traceback" not in done.stderr
-    assert done.stderr.count("127.0.0.1:9") == 1
+    lines = [line for line in done.stderr.splitlines() if "127.0.0.1:9" in line]
+    assert sum("are kept in" in line for line in lines) == 1
+    assert len(lines) == 1 or (len(lines) == 2 and "cannot be had" in lines[0])  # which is said after a while
     print(f"off {between - start:.1f} s, down {time.monotonic() - between:.1f} s")
     assert (tmp_path / "down/models/backbone/model.safetensors").exists()
 
@@ -195,7 +197,7 @@ def test_a_killed_process_is_named_and_the_run_goes_on_after(hundred, tmp_path):
     """SIGKILL to one of two workers ends the stage in a line; the same command then finishes, with the same bits."""
     from safetensors.torch import load_file
 
-    longer = {"method": "rotation", "pretrain__epochs": 40}
+    longer = {"method": "mae", "pretrain__epochs": 40}
     quiet, killed = (workspace(tmp_path / name, hundred, **longer) for name in ("quiet", "killed"))
     assert stage(quiet, "pretrain", NPROC="2").returncode == 0
     command = [sys.executable, str(ROOT / "stages/pretrain.py")]
