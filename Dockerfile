@@ -17,7 +17,7 @@ RUN apt-get update \
 
 USER 1000
 WORKDIR /project
-ENV UV_NO_CACHE=1 UV_LINK_MODE=copy
+ENV UV_NO_CACHE=1 UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 
 # The environment changes less often than the code: it is a layer of its own. Every package is checked by its hash.
 COPY --chown=1000 requirements.lock ./

@@ -21,12 +21,13 @@ export DVC_NO_ANALYTICS := true
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
+# Compiled at once: where Python writes no bytecode (PYTHONDONTWRITEBYTECODE), every process would compile its imports.
 env: .venv/.complete  ## make .venv, exactly as requirements.lock says
 
 .venv/.complete: requirements.lock pyproject.toml | $(filter-out uv,$(UV))
 	@$(check_python)
 	@.venv/bin/python -c '' 2>/dev/null || $(UV) venv --quiet --clear --no-python-downloads --python "$$(command -v $(PYTHON))" .venv
-	$(UV) pip install --quiet --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --compile-bytecode --require-hashes -r requirements.lock
 	$(UV) pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

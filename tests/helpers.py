@@ -1,6 +1,7 @@
 """What several tests share: parameters with overrides, a small data set, processes that start fast."""
 
 import copy
+import functools
 import multiprocessing
 import os
 import pickle
@@ -21,9 +22,14 @@ ROOT = Path(__file__).parent.parent
 METHODS = sorted(p.stem for p in (ROOT / "ssl/selfsup/methods").glob("*.py") if not p.stem.startswith("_"))
 
 
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+
+
 def values(**overrides: Any) -> dict[str, Any]:
     """`params.yaml` with overrides given as `pretrain__epochs=3`."""
-    out = YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
+    out = copy.deepcopy(_defaults())
     for path, value in overrides.items():
         section = out
         *parents, last = path.split("__")
@@ -120,7 +126,7 @@ def processes(world: int, function: Callable, *arguments: Any, timeout: float = 
     Returns None when a process was killed. Children are forked from a server that has imported torch already.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "timm", "selfsup.training.session", "accelerate"])
+    context.set_forkserver_preload(["torch", "timm", "selfsup.training.session", "accelerate", "sklearn.metrics"])
     queue = context.SimpleQueue()
     port = free_port()
     children = [

@@ -160,7 +160,7 @@ def test_checkpoints_lie_apart_and_are_gone(queue):
 
 
 def test_two_processes_of_one_configuration(hundred, tmp_path):
-    quiet, both = (workspace(tmp_path / name, hundred, method="rotation") for name in ("quiet", "both"))
+    quiet, both = (workspace(tmp_path / name, hundred, method="mae") for name in ("quiet", "both"))
     assert stage(quiet, "pretrain").returncode == 0
     command = [sys.executable, str(ROOT / "stages/pretrain.py")]
     running = [subprocess.Popen(command, cwd=both, stderr=subprocess.PIPE, text=True) for _ in range(2)]
