@@ -4,14 +4,18 @@ import inspect
 import math
 
 import pytest
+import timm
 import torch
 from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
 
 from selfsup import methods
 from selfsup.backbones import build_backbone
 from selfsup.errors import UserError
+from selfsup.export import export_backbone
 from selfsup.params import load
 from selfsup.task import Task
+from selfsup.training.build import method_params
 from selfsup.views.draw import Draw
 from tests.contract.runs import build, gradients, precisions
 from tests.helpers import METHODS, ROOT, processes, values
@@ -83,6 +87,27 @@ def test_the_encoder_gives_pooled_features(hundred, method):
     out = task.encoder().eval()(torch.rand(3, 3, size, size))
     assert out["pooled"].ndim == 2 and len(out["pooled"]) == 3
     assert "map" in out or "tokens" in out
+
+
+@pytest.mark.parametrize(("method", "knobs"), [*((method, {}) for method in METHODS), ("deepcluster", {"sobel": True})])
+def test_what_was_trained_is_kept_loaded_and_exported(hundred, tmp_path, method, knobs):
+    """As the stages do it; a tensor under two names cannot be kept."""
+    overrides = {f"methods__{method}__{knob}": value for knob, value in knobs.items()}
+    (task, _, params), (other, _, _) = (build(method, hundred, double=False, seed=seed, **overrides) for seed in (0, 1))
+    save_file({name: x.contiguous() for name, x in task.state_dict().items()}, tmp_path / "task.safetensors")
+    other.load_state_dict(load_file(tmp_path / "task.safetensors"))
+    images = torch.rand(3, 3, 16, 16)
+    expected, same = (part.eval().encoder()(images)["pooled"] for part in (task, other))
+    assert torch.equal(expected, same)
+
+    architecture = getattr(params.backbones, method_params(params, method).backbone)
+    config = export_backbone(other.encoder(), architecture, params.data.image_size, tmp_path / "backbone")
+    if config["loads_with"] == "timm":
+        mean, std = (torch.tensor(config["pretrained_cfg"][name]).view(3, 1, 1) for name in ("mean", "std"))
+        found = timm.create_model(f"local-dir:{tmp_path}/backbone", pretrained=True).eval()((images - mean) / std)
+    else:
+        found = torch.export.load(tmp_path / "backbone/backbone.pt2").module()(images)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_set_ups_build(tmp_path):

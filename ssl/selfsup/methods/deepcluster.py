@@ -48,9 +48,9 @@ class Sobel(nn.Module):
 class Edges(nn.Module):
     """A backbone that sees edges."""
 
-    def __init__(self, backbone: nn.Module):
+    def __init__(self, sobel: nn.Module, backbone: nn.Module):
         super().__init__()
-        self.sobel, self.backbone = Sobel(), backbone
+        self.sobel, self.backbone = sobel, backbone
         self.width = backbone.width
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ class DeepCluster(Task):
         super().__init__()
         self.recipe, self.size, self.params = facts.views, facts.image_size, params
         self.backbone = facts.backbone()
-        self.net = Edges(self.backbone) if params.sobel else self.backbone
+        self.sobel = Sobel() if params.sobel else nn.Identity()
         self.classifier = nn.Linear(self.backbone.width, params.clusters)
         self.register_buffer("labels", torch.zeros(facts.samples, dtype=torch.int64))
         self.register_buffer("weight", torch.ones(params.clusters))
@@ -79,7 +79,7 @@ class DeepCluster(Task):
         self.seed = int(torch.randint(2**31, ()))  # of clusters and classifiers, a function of the run's seed
 
     def encoder(self) -> nn.Module:
-        return self.net
+        return Edges(self.sobel, self.backbone) if self.params.sobel else self.backbone
 
     def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
         images = crop_view(batch, draw, self.recipe, self.size)
@@ -105,7 +105,7 @@ class DeepCluster(Task):
 
     def forward(self, views: tuple[Tensor, Tensor], progress: Progress) -> Output:
         images, ids = views
-        features, labels = self.net(images)["pooled"], self.labels[ids]
+        features, labels = self.backbone(self.sobel(images))["pooled"], self.labels[ids]
         losses = F.cross_entropy(self.classifier(features), labels, reduction="none")
         logs = {"nmi": self.agreement.clone()}  # of the classes with those before
         return Output((self.weight[labels] * losses).mean(), logs=logs, embeddings=[gather(features.detach())])
