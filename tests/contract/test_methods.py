@@ -1,11 +1,14 @@
 """Checks that every registered method passes on arrival."""
 
 import inspect
+import io
 import math
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
@@ -14,6 +17,7 @@ from selfsup.backbones import build_backbone
 from selfsup.errors import UserError
 from selfsup.export import export_backbone
 from selfsup.params import load
+from selfsup.report.sheet import IMAGES, MOST_VIEWS, views_sheet
 from selfsup.task import Task
 from selfsup.training.build import method_params
 from selfsup.views.draw import Draw
@@ -108,6 +112,16 @@ def test_what_was_trained_is_kept_loaded_and_exported(hundred, tmp_path, method,
     else:
         found = torch.export.load(tmp_path / "backbone/backbone.pt2").module()(images)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_report_shows_its_views(hundred, method):
+    task, split, params = build(method, hundred, double=False)
+    sheet = Image.open(io.BytesIO(views_sheet(task, split, params.data.image_size, 0)))
+    tile = sheet.width // IMAGES
+    assert sheet.width == tile * IMAGES and sheet.height % tile == 0 and 2 <= sheet.height // tile <= 1 + MOST_VIEWS
+    below = np.asarray(sheet)[tile:]
+    assert below.std() > 10, "views, not an empty sheet"
 
 
 def test_the_set_ups_build(tmp_path):

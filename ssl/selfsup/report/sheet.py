@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -26,6 +27,13 @@ def pictures(views: Any, size: int) -> Iterator[Tensor]:
             yield from pictures(part, size)
 
 
+def padded(images: Tensor, size: int) -> Tensor:
+    """Smaller views, such as local crops, in the middle of a white square. [n 3 s s] -> [n 3 S S]"""
+    before = (size - images.shape[-1]) // 2
+    after = size - images.shape[-1] - before
+    return F.pad(images, (before, after, before, after), value=1.0)
+
+
 @torch.no_grad()
 def views_sheet(task: Task, split: Split, size: int, seed: int) -> bytes:
     """A PNG with a column an image: the image itself on top, below it the views that `task` makes of it in epoch 0."""
@@ -34,7 +42,7 @@ def views_sheet(task: Task, split: Split, size: int, seed: int) -> bytes:
     rows = [centre_view(batch, size)]
     for images in pictures(task.views(batch, Draw(seed, 0, ids)), size):
         rows += images.split(len(ids))
-    sheet = torch.stack(rows[: 1 + MOST_VIEWS]).clamp(0, 1)  # [R n 3 S S]
+    sheet = torch.stack([padded(row, size) for row in rows[: 1 + MOST_VIEWS]]).clamp(0, 1)  # [R n 3 S S]
     r, n, _, height, width = sheet.shape
     pixels = sheet.permute(0, 3, 1, 4, 2).reshape(r * height, n * width, 3).mul(255).round().byte()
     scale = max(1, TILE // size)
