@@ -124,26 +124,34 @@ def test_a_signal_at_the_very_end_costs_no_training(shards, tmp_path, quiet, wor
         assert not list(folder.glob(".resume/*/step-*.pt"))
 
 
-def recorded(folder: Path) -> dict[str, list[str]]:
-    """Id and status of each MLflow run, by name."""
-    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
+def stored(folder: Path) -> dict[str, list[str]]:
+    """Id and status of each MLflow run, by name; none while the store is being made or is locked."""
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(f"file:{folder}/mlflow.db?mode=ro", uri=True)) as database,
+    ):
         return {name: rest for name, *rest in database.execute("SELECT name, run_uuid, status FROM runs")}
+    return {}
 
 
 def test_a_run_that_was_stopped_goes_on_as_the_same_mlflow_run(shards, tmp_path, monkeypatch):
     monkeypatch.delenv("DVC_ROOT", raising=False)
     folder = workspace(tmp_path, shards, **RUN, tracking__enabled=True)
     running = start(folder)
+    running.send_signal(signal.SIGSTOP)  # until the store, which takes its time, has both runs
+    deadline = time.monotonic() + 120
+    while len(stored(folder)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
     running.terminate()
+    running.send_signal(signal.SIGCONT)
     assert running.communicate(timeout=60) and running.returncode == 128 + signal.SIGTERM
     deadline, stopped = time.monotonic() + 120, {}
     while [status for _, status in stopped.values()] != ["KILLED", "KILLED"] and time.monotonic() < deadline:
         time.sleep(0.2)  # the writer outlives the stage a little
-        with contextlib.suppress(sqlite3.Error):
-            stopped = recorded(folder)
+        stopped = stored(folder)
     assert {name: status for name, (_, status) in stopped.items()} == {"mae": "KILLED", "pretrain": "KILLED"}
     assert stage(folder, "pretrain").returncode == 0
-    assert recorded(folder) == {name: [run, "FINISHED"] for name, (run, _) in stopped.items()}
+    assert stored(folder) == {name: [run, "FINISHED"] for name, (run, _) in stopped.items()}
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
         of_loss = "SELECT step FROM metrics WHERE key = 'loss' AND run_uuid = ? ORDER BY step"
         steps = [step for (step,) in database.execute(of_loss, [stopped["pretrain"][0]])]
