@@ -2,13 +2,13 @@
 
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks import common
+from tests.helpers import ROOT
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text())
 
 
@@ -58,6 +58,35 @@ def test_conditions_say_command_and_versions(monkeypatch):
     assert f"pytest {pytest.__version__}" in text
     assert "somewhere" not in text
     assert "no-such-package" not in text
+
+
+def rows(text: str) -> dict[str, dict[str, str]]:
+    """Cells of all tables of a page by column, by the first cell of their row."""
+    out: dict[str, dict[str, str]] = {}
+    head: list[str] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        head = [] if not cells else head or cells
+        if cells:
+            out[cells[0].strip("`")] = dict(zip(head, cells, strict=True))
+    return out
+
+
+def test_the_table_of_accuracy_has_means_spreads_and_gains_seed_by_seed(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import accuracy
+
+    def one(method: float, random: float, seconds: float) -> dict:
+        scores = {"knn": {name: {"top1": x} for name, x in {"method": method, "random": random, "pixels": 0.7}.items()}}
+        pretrain = {"backbone": "conv", "seconds": seconds, "images_per_second": 10 * seconds, "alarm": None}
+        return {"scores": scores, "pretrain": pretrain, "seed": 0}
+
+    found = rows(accuracy.table({"a": [one(0.9, 0.8, 1), one(0.8, 0.9, 9), one(0.7, 0.5, 2)]}))
+    assert found["a"]["kNN"] == "80.0 ± 10.0" and found["a"]["linear"] == "-"
+    assert found["a"][accuracy.GAIN] == "+6.7 (+10.0, -10.0, +20.0)"
+    assert (found["a"]["seconds"], found["a"]["images/s"]) == ("2", "20")
+    assert found["random, conv"]["kNN"] == "73.3 ± 20.8" and found["random, conv"]["seconds"] == ""
+    assert found["pixels"]["kNN"] == "70.0 ± 0.0"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
