@@ -2,13 +2,13 @@
 
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks import common
-from tests.helpers import ROOT
 
-BENCHMARKS = ROOT / "benchmarks"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text())
 
 

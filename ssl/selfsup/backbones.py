@@ -123,12 +123,24 @@ def build_backbone(params: BackboneParams, image_size: int, mean: Sequence[float
         import timm
 
         net = timm.create_model(params.name, **timm_arguments(params, image_size))
+        _check_patches(net, image_size)
         _fix_positions(net)
     except (TypeError, AssertionError, ValueError) as error:
         raise UserError(f"backbones: {params.name} cannot be built with options {params.options}: {error}") from None
     if params.small_stem:
         _shrink_stem(net, params.name)
     return Backbone(net, mean, std)
+
+
+def _check_patches(net: nn.Module, image_size: int) -> None:
+    """A vision transformer would leave out the border pixels that make no whole patch, or fail at the first step."""
+    patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
+    side = patch[0] if isinstance(patch, tuple) else patch
+    if side and image_size % side:
+        raise UserError(
+            f"data.image_size: {image_size} is not a multiple of the vision transformer's patches of {side} pixels; "
+            "change it or backbones.vit.options.patch_size"
+        )
 
 
 def _shrink_stem(net: nn.Module, name: str) -> None:

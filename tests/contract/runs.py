@@ -59,8 +59,8 @@ def steps_in_float64(
         task, split, params = build(method, shards, double=True, **settings)
         optimizer = SGD(name="sgd", lr=0.5, momentum=0.9, weight_decay=1e-4)
         plan = Plan(params.seed, params.pretrain, optimizer, resume / method)
-        train(task, split, params.data.image_size, plan)
-        out[method] = state(task)
+        result = train(task, split, params.data.image_size, plan)
+        out[method] = state(task) | {"loss": torch.tensor([row["loss"] for row in result.rows], dtype=torch.float64)}
     return out
 
 

@@ -138,6 +138,14 @@ def test_the_set_ups_build(tmp_path):
             assert net(torch.rand(1, 3, size, size))["pooled"].shape == (1, net.width)
 
 
+@pytest.mark.parametrize("method", ["mae", "moco_v3", "dino", "ibot", "supervised"])
+def test_images_that_patches_do_not_cover_are_refused(hundred, method):
+    """By all users of a vision transformer; timm alone leaves the border out, or fails in the first step."""
+    own = {} if method == "mae" else {f"methods__{method}__backbone": "vit"}
+    with pytest.raises(UserError, match=r"^data.image_size: 18 is not a multiple of .* patches of 4 pixels; change"):
+        build(method, hundred, double=False, data__image_size=18, **own)
+
+
 @pytest.mark.parametrize("options", [{"class_token": True, "reg_tokens": 4}, {"pos_embed": "none"}, {"fc_norm": True}])
 def test_mae_refuses_transformers_it_cannot_mask(hundred, options):
     usual = values()["backbones"]["vit"]["options"]

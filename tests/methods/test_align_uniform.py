@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from selfsup.methods.align_uniform import alignment, uniformity
+from selfsup.task import Progress
+from tests.contract.runs import build
 
 
 def test_points_on_a_circle():
@@ -33,6 +35,22 @@ def test_equal_plain_loops():
     assert uniformity(torch.tensor(a), 2.0).item() == pytest.approx(math.log(np.mean(pairs)), rel=1e-12)
     expected = np.mean([np.linalg.norm(x - y) ** 1.5 for x, y in zip(a, b, strict=True)])
     assert alignment(torch.tensor(a), torch.tensor(b), 1.5).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_method_weighs_both_and_takes_the_mean_of_the_views(hundred):
+    knobs = {"alpha": 1.5, "t": 3.0, "align_weight": 0.6, "uniform_weight": 1.7}
+    task, _, _ = build(
+        "align_uniform", hundred, double=True, **{f"methods__align_uniform__{k}": x for k, x in knobs.items()}
+    )
+    a, b = np.random.default_rng(1).normal(size=(2, 6, 3))
+    loss = task.loss((torch.tensor(a), torch.tensor(b)), Progress(0, 10, 5)).loss.item()
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    spread = [
+        math.log(np.mean([math.exp(-3 * np.sum((z[i] - z[j]) ** 2)) for i in range(6) for j in range(6) if i != j]))
+        for z in (a, b)
+    ]
+    near = np.mean([np.linalg.norm(x - y) ** 1.5 for x, y in zip(a, b, strict=True)])
+    assert loss == pytest.approx(0.6 * near + 1.7 * np.mean(spread), rel=1e-10)
 
 
 def test_the_gradient_is_finite_where_views_coincide():

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from selfsup.methods.barlow_twins import barlow, cross_correlation
+from selfsup.task import Progress
+from tests.contract.runs import build
 
 
 @pytest.fixture
@@ -19,6 +21,16 @@ def test_equals_the_paper(views):
     on = sum((1 - c[i, i]) ** 2 for i in range(4))
     off = sum(c[i, j] ** 2 for i in range(4) for j in range(4) if i != j)
     assert barlow(torch.tensor(c), 0.0051).item() == pytest.approx(on + 0.0051 * off, rel=1e-10)
+
+
+def test_the_method_scales_and_weighs(hundred, views):
+    knobs = {"methods__barlow_twins__scale": 0.3, "methods__barlow_twins__redundancy": 0.02}
+    task, _, _ = build("barlow_twins", hundred, double=True, **knobs)
+    c = cross_correlation(*views)
+    on = sum((1 - c[i, i]) ** 2 for i in range(4))
+    off = sum(c[i, j] ** 2 for i in range(4) for j in range(4) if i != j)
+    found = task.loss(views, Progress(0, 10, 5)).loss.item()
+    assert found == pytest.approx(0.3 * (on + 0.02 * off).item(), rel=1e-10)
 
 
 def test_the_identity_costs_nothing():

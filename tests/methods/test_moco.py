@@ -59,7 +59,7 @@ def test_keys_carry_no_gradient(built):
 
 
 def test_queries_and_keys_have_batch_norms_of_their_own(built):
-    """A query does not depend on the keys' view: the positive cannot be told by shared statistics."""
+    """A query does not depend on the keys' view, nor on its batch's."""
     task, views, _ = built
     q, k, place = task.embed(views, START)
     other = task.embed((views[0], 1 - views[1], place), START)

@@ -12,6 +12,7 @@ from selfsup.task import Progress
 from selfsup.training.health import layer_norms
 from selfsup.views.draw import Draw
 from tests.contract.runs import build
+from tests.helpers import values
 
 START = Progress(0, 10, 5)
 
@@ -57,15 +58,20 @@ def test_a_step_is_both_directions_and_the_keys_get_no_gradient(built):
     assert [z.grad is not None for z in leaves] == [True, True, False, False]
 
 
-def test_the_patch_projection_is_frozen_and_the_layers_gradients_are_logged(built):
-    task, views = built
+@pytest.mark.parametrize("class_token", [False, True])
+def test_the_patch_projection_is_frozen_and_the_layers_gradients_are_logged(hundred, class_token):
+    options = values()["backbones"]["vit"]["options"] | {"class_token": class_token}
+    options["global_pool"] = "token" if class_token else "avg"
+    task, split, _ = build("moco_v3", hundred, double=True, backbones__vit__options=options)
+    batch = split.gather(torch.arange(12))
+    views = task.train().views(batch, Draw(0, 0, batch["id"]))
     task(views, START).loss.backward()
     first = list(task.backbone.net.patch_embed.parameters())
     assert first and all(p.grad is None for p in first)
     frozen = {id(p) for p in first}
     assert not any(id(p) in frozen for group in task.groups() for p in group.params)
     norms = layer_norms(task)
-    weights = [p for p in task.backbone.parameters() if p.grad is not None and p.ndim >= 2]
+    weights = [p for p in task.backbone.parameters() if p.grad is not None and p.ndim == 2]  # not the class token
     assert norms["grad_norm_first"].item() == pytest.approx(weights[0].grad.norm().item())
     assert norms["grad_norm_last"].item() == pytest.approx(weights[-1].grad.norm().item())
     assert weights[0] is task.backbone.net.blocks[0].attn.qkv.weight

@@ -3,7 +3,8 @@
 Zhou et al. 2022, "iBOT: Image BERT Pre-Training with Online Tokenizer", arXiv:2111.07832.
 Equation 2 is `masked_patches`, equation 3 DINO's loss between views, whose pooled features stand for [CLS]; both share
 the head. The student's global views have blocks of patches masked. Patches have a centre of their own. Sinkhorn
-centring and the KoLeo term are DINOv2's (Oquab et al. 2023, arXiv:2304.07193).
+centring and the KoLeo term are after DINOv2 (Oquab et al. 2023, arXiv:2304.07193); here all patches of the global batch
+are centred together, seen or not, and each global view by itself.
 """
 
 import math

@@ -72,10 +72,6 @@ class MAE(Task):
         embedded = net.pos_embed is not None and net.pos_embed.shape[1] == prefix + self.length
         if not embedded or net.num_prefix_tokens != prefix or isinstance(net.norm, nn.Identity):
             raise UserError("backbones.vit.options: MAE needs positions, no register tokens and fc_norm: false")
-        if facts.image_size % self.patch:
-            raise UserError(
-                f"data.image_size: {facts.image_size} is not a multiple of MAE's patch of {self.patch} pixels"
-            )
         height, width = net.patch_embed.grid_size
         self.grid = (height, width)
         if not 0 < int((1 - params.mask_ratio) * self.length) < self.length:

@@ -87,6 +87,7 @@ class MetricLearning(Siamese):
         alike = group.repeat(2)[:, None] == group.repeat(2)
         itself = torch.eye(len(alike), dtype=torch.bool, device=alike.device)
         loss = FORMS[self.params.form](squared, alike & ~itself, ~alike, self.params.margin)
-        nearest = squared.detach()[: len(a), len(a) :].argmin(1)  # among the other views
-        recall = (nearest == torch.arange(len(a), device=a.device)).float().mean()
-        return Output(loss, logs={"recall_at_1": recall}, embeddings=(a.detach(), b.detach()))
+        nearest = squared.detach()[: len(a), len(a) :].argsort(1)  # among the other views
+        hits = group[nearest] == group[:, None]
+        recall = {f"recall_at_{k}": hits[:, :k].any(1).float().mean() for k in (1, 5)}
+        return Output(loss, logs=recall, embeddings=(a.detach(), b.detach()))

@@ -3,7 +3,8 @@
 He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", arXiv:1911.05722: equation 1 is
 `info_nce`, equation 2 the key encoder's moving average. Version 1 is `projector.layers: 1` and `temperature: 0.07`;
 version 2, Chen et al. 2020, "Improved Baselines with Momentum Contrastive Learning", arXiv:2003.04297: 2 and 0.2.
-Batch norm takes the place of shuffling: each view has its own statistics, over the global batch.
+Instead of shuffling batch norm among processes (section 3.3), queries and keys have statistics of their own, over the
+global batch: the same on any number of processes.
 Expect (CIFAR-10, ResNet-18, 200 epochs, linear): 86 %.
 """
 

@@ -42,10 +42,12 @@ class SwAV(MultiCrop):
     queues: Any  # two `Queue`s
 
     def __init__(self, params: Params, facts: Facts):
-        if params.prototypes > facts.batch_size + params.queue:
+        epochs = facts.steps // max(1, facts.samples // facts.batch_size)
+        queue = params.queue if params.queue_epoch < epochs else 0  # what of it ever acts
+        if params.prototypes > facts.batch_size + queue:
             raise UserError(
                 f"methods.swav.prototypes: {params.prototypes} cannot be used equally by {facts.batch_size} images and "
-                f"a queue of {params.queue}; lower it, or raise pretrain.batch_size or methods.swav.queue"
+                f"a queue of {queue} in use; lower it, or raise pretrain.batch_size or methods.swav.queue"
             )
         super().__init__(facts, params.crops, "swav")
         self.params = params

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfsup.data.loader import Split, train_ids
 from selfsup.errors import UserError
@@ -24,9 +24,10 @@ def finite(task: Task) -> Tensor:
 
 @torch.no_grad()
 def layer_norms(task: Task) -> dict[str, Tensor]:
-    """Gradient norms of the whole and of the backbone's first and last weight."""
+    """Gradient norms of the whole and of the backbone's first and last layer's weight."""
     gradients = [p.grad for p in task.parameters() if p.grad is not None]
-    weights = [p.grad for p in task.backbone.parameters() if p.grad is not None and p.ndim >= 2]
+    layers = [module.weight for module in task.backbone.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    weights = [weight.grad for weight in layers if weight.grad is not None]  # no class token, no positions
     out = {"grad_norm": torch.stack([g.norm() for g in gradients]).norm()} if gradients else {}
     return out | ({"grad_norm_first": weights[0].norm(), "grad_norm_last": weights[-1].norm()} if weights else {})
 
