@@ -1,4 +1,4 @@
-"""Check params.yaml before any work is done: every section, every method's block, the protocols."""
+"""Check params.yaml before any work is done: every section, every method's block, the protocols, both backbones."""
 
 import argparse
 import sys
@@ -13,8 +13,11 @@ from selfsup.params import load
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     params = load()
+    from selfsup.backbones import build_backbone
     from selfsup.training.build import method_params
 
+    for backbone in (params.backbones.conv, params.backbones.vit):  # names, options and patches, before images are read
+        build_backbone(backbone, params.data.image_size, mean=[0.0] * 3, std=[1.0] * 3)
     for method in [*params.methods, "supervised"]:
         method_params(params, method)
     Path("data").mkdir(exist_ok=True)

@@ -64,6 +64,16 @@ def steps_in_float64(
     return out
 
 
+def in_settings(
+    settings: dict[str, tuple[str, dict[str, Any]]], shards: Path, resume: Path
+) -> dict[str, dict[str, Tensor]]:
+    """`steps_in_float64` of a method and overrides each."""
+    return {
+        name: steps_in_float64([method], shards, resume / name, "", overrides)[method]
+        for name, (method, overrides) in settings.items()
+    }
+
+
 def run(
     method: str, shards: Path, resume: Path, kill_at: int | None = None, **overrides: Any
 ) -> dict[str, Tensor] | None:

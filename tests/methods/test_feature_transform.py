@@ -11,7 +11,8 @@ from selfsup.methods.feature_transform import beta, extrapolate, interpolate
 from selfsup.nn.contrastive import info_nce, key_similarities, unit
 from selfsup.task import Progress
 from selfsup.views.draw import Draw
-from tests.contract.runs import build
+from tests.contract.runs import build, trained
+from tests.helpers import processes
 
 START = Progress(0, 10, 5)
 
@@ -47,6 +48,20 @@ def test_the_positive_score_drops_as_the_closed_form_says():
     found = (a * b).sum(1)
     torch.testing.assert_close(found, 2 * w * (1 - w) + (w**2 + (1 - w) ** 2) * s, rtol=1e-10, atol=1e-12)
     assert (found <= s + 1e-12).all() and found[0] == s[0]
+
+
+def test_the_positive_score_starts_below_that_of_moco_and_ends_above(shards, tmp_path):
+    run, scores = {"pretrain__epochs": 4, "pretrain__batch_size": 64, "pretrain__log_every": 1}, {}
+    knobs = {"queue": 200, "momentum": [0.9, 0.9], "negative": None}
+    knobs["optimizer"] = {"name": "sgd", "lr": 0.3, "momentum": 0.9, "weight_decay": 1e-4}
+    for alpha in (2.0, None):
+        chosen = {f"methods__feature_transform__{name}": x for name, x in (knobs | {"positive": alpha}).items()}
+        result = processes(1, trained, "feature_transform", shards, tmp_path / str(alpha), run | chosen)
+        rows = [row["positive_score"] for row in result.rows]
+        scores[alpha] = rows[0], np.mean(rows[-20:])
+    print(f"first and last score, positives pushed apart: {scores[2.0]}, as in MoCo: {scores[None]}")
+    assert scores[2.0][0] < scores[None][0] - 0.5
+    assert scores[2.0][1] > scores[None][1] and scores[2.0][1] > scores[2.0][0] + 0.5
 
 
 def test_negatives_are_mixed_inside_the_queue_anew_each_step(hundred):

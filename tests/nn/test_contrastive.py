@@ -96,16 +96,44 @@ def test_ring_keeps_the_middle(views, outer, inner):
         np.testing.assert_allclose(sorted(row[row.isfinite()].tolist(), reverse=True), expected, rtol=1e-12)
 
 
-def test_temperatures_far_down_do_not_overflow():
-    """tau 0.01: e^100 is beyond float32."""
-    a, b = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(1))
-    low, high = (
-        [f(*similarities(x.to(dtype), y.to(dtype), 0.01)).item() for f in (info_nce, decoupled)]
-        + [debiased(*similarities(x.to(dtype), y.to(dtype), 0.01), 0.01, 0.1, 1.0).item()]
-        for x, y, dtype in ((a, b, torch.float32), (a, b, torch.float64))
-    )
-    np.testing.assert_allclose(low, high, rtol=1e-3)
-    assert np.isfinite(low).all()
+@pytest.mark.parametrize("tau", [0.002, 0.01])
+def test_temperatures_far_down_do_not_overflow(tau):
+    """e^(1 / tau) is beyond float32, and e^(2 / tau) at 0.002 beyond float64: positives near, far and opposite."""
+    a = torch.randn(16, 8, generator=torch.Generator().manual_seed(1))
+    losses = {
+        "info_nce": info_nce,
+        "decoupled": decoupled,
+        "debiased": lambda p, s: debiased(p, s, tau, 0.1),
+        "hard": lambda p, s: debiased(p, s, tau, 0.1, 1.0),
+        "plain": lambda p, s: debiased(p, s, tau, 0.0),
+    }
+    for b in (a + 0.01 * a.flip(0), a.flip(0), -a):
+        found = {}
+        for dtype in (torch.float32, torch.float64):
+            x, y = a.to(dtype).requires_grad_(), b.to(dtype)
+            for name, loss in losses.items():
+                value = loss(*similarities(x, y, tau))
+                found[name, dtype] = value.detach().double(), torch.autograd.grad(value, x)[0].double()
+        for name in losses:
+            (low, slope), (high, steep) = found[name, torch.float32], found[name, torch.float64]
+            assert low.isfinite(), name
+            torch.testing.assert_close(low, high, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+            assert (slope - steep).norm() <= 1e-2 * steep.norm() + 1e-4, name
+
+
+def test_only_the_coupled_loss_pulls_a_positive_less_in_a_small_batch():
+    """Yeh et al. 2022, equation 3: InfoNCE's pull is 1 - p, which shrinks with the batch; DCL's is 1 in any."""
+    z = torch.randn(256, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    near = z + 0.5 * torch.randn(256, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    pull = {info_nce: [], decoupled: []}
+    for batch in (2, 8, 32, 256):
+        positive, negatives = similarities(z[:batch], near[:batch], 0.2)
+        for loss, slopes in pull.items():
+            leaf = positive.clone().requires_grad_()
+            slopes.append(-torch.autograd.grad(loss(leaf, negatives), leaf)[0].sum().item())
+    coupled = [1 - row for row in pull[info_nce]]
+    assert coupled == sorted(coupled, reverse=True) and coupled[0] > 0.5 > 0.3 > coupled[-1]
+    assert pull[decoupled] == pytest.approx([1.0] * 4, rel=1e-12)
 
 
 def test_gradients_equal_finite_differences(views):

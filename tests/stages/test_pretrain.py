@@ -70,6 +70,12 @@ BAD = {
         {"method": "mae", "methods__mae__backbone": "conv"},
         "methods.mae.backbone",
     ),
+    "an image size that patches do not cover": ("check", {"data__image_size": 18}, "not a multiple of the vision"),
+    "a backbone that timm does not have": (
+        "check",
+        {"backbones__conv": {"name": "resnet19", "small_stem": True, "options": {}}},
+        "near: resnet9, resnet18",
+    ),
     "a misspelt knob": ("check", {"methods__simclr__temprature": 1.0}, "did you mean temperature"),
     "a misspelt knob of another method": ("check", {"methods__byol__momentun": 1.0}, "did you mean momentum"),
     "an unknown method": ("check", {"method": "simclear"}, "mean simclr? Known: align_uniform, barlow_twins, byol, "),

@@ -86,13 +86,14 @@ def debiased(positive: Tensor, negatives: Tensor, tau: float, tau_plus: float, b
 
     `tau_plus` is the chance that a negative is of the anchor's class. [M], [M K] -> []
     """
-    count = negatives.isfinite().sum(1)
-    top = 1 / tau  # the largest possible similarity: everything is divided by its exponential
-    p = (positive - top).exp()
-    share = torch.softmax(torch.where(negatives.isfinite(), beta * negatives, -torch.inf), dim=1)
-    mean = (share * (negatives - top).exp()).sum(1)
-    g = ((mean - tau_plus * p) / (1 - tau_plus)).clamp(min=math.exp(-2 * top))
-    return (torch.log(p + count * g) - (positive - top)).mean()
+    kept = negatives.isfinite()
+    weights = torch.where(kept, beta * negatives, -torch.inf).log_softmax(1)
+    mean = (weights + negatives).logsumexp(1)  # logarithms throughout: e^(1/tau) leaves float32 at small tau
+    share = positive - mean + (math.log(tau_plus) if tau_plus else -math.inf)  # of the mean, that is taken off
+    below = share < 0
+    g = mean + torch.log1p(-torch.where(below, share, -1.0).exp()) - math.log1p(-tau_plus)
+    g = torch.where(below, g, -torch.inf).clamp(min=-1 / tau)
+    return (torch.logaddexp(positive, kept.sum(1).to(g).log() + g) - positive).mean()
 
 
 def ring(negatives: Tensor, outer: float, inner: float) -> Tensor:  # [M K] -> [M K]
