@@ -6,6 +6,8 @@
 Each cell is one `dvc exp run $(cat setups/<set-up>) -S method=... -S seed=...`; what DVC has cached is not run again,
 so a stopped benchmark goes on where it was. The seed moves everything: weights, order, views, the training images that
 `data.limit` draws, the validation split and the label draws. The test split is read once a run, from the last epoch.
+Beside the table goes a picture of its first column. Several copies of the project with one cache of DVC can share the
+work: `--methods` or `--seeds` for each, and then the whole command in one of them collects what all have done.
 """
 
 import argparse
@@ -16,6 +18,8 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = sorted(path.stem for path in (ROOT / "ssl/selfsup/methods").glob("*.py") if path.stem != "__init__")
@@ -87,6 +91,40 @@ def alarms(done: dict[str, list[dict]]) -> str:
     return "\n".join(["Alarms of collapse:", *lines]) if lines else "No run raised an alarm of collapse."
 
 
+def picture(done: dict[str, list[dict]], path: Path) -> None:
+    """kNN accuracy of methods, best first, beside random weights: a dot a seed, a bar between means; by backbone."""
+    from matplotlib.figure import Figure
+
+    panels: dict[str, dict[str, list[np.ndarray]]] = {}
+    for method, runs in done.items():
+        scores = [one["scores"]["knn"] for one in runs]
+        if all("random" in one for one in scores):
+            own = [np.array([100 * one[row]["top1"] for one in scores]) for row in ("random", "method")]
+            panels.setdefault(runs[0]["pretrain"]["backbone"], {})[method] = own
+    if not panels:
+        return
+    heights = [len(panel) + 1 for panel in panels.values()]
+    figure = Figure(figsize=(7, 1 + 0.24 * sum(heights)), layout="constrained")
+    grid = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    for axis, (backbone, panel) in zip(grid, panels.items(), strict=True):
+        panel = dict(sorted(panel.items(), key=lambda row: row[1][1].mean()))
+        for place, (random, own) in enumerate(panel.values()):
+            colour = "#2f7fd6" if own.mean() > random.mean() else "#c8452f"
+            axis.plot([random.mean(), own.mean()], [place, place], color=colour, alpha=0.35, linewidth=3)
+            axis.scatter(random, np.full(len(random), place), color="#8b929c", s=10, label="random weights")
+            axis.scatter(own, np.full(len(own), place), color=colour, s=20, label="trained (red: not better)")
+        axis.set_title(f"backbones.{backbone}", loc="left", fontsize=9)
+        axis.set_yticks(range(len(panel)), list(panel), fontsize=8)
+        axis.set_ylim(-0.7, len(panel) - 0.3)
+        axis.tick_params(length=0)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.grid(axis="x", linewidth=0.4)
+    grid[-1].set_xlabel("kNN accuracy on the test split, %; the axes do not start at 0")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles[-2:], labels[-2:], frameon=False, fontsize=8, loc="outside upper right", ncols=2)
+    figure.savefig(path, dpi=110)
+
+
 def conditions(args: argparse.Namespace) -> str:
     from importlib.metadata import version
 
@@ -118,10 +156,12 @@ def main() -> None:
             seeds = (
                 f"Accuracy on the test split, %, mean ± standard deviation over seeds {args.seeds[: len(done[method])]}"
             )
-            parts = [f"# {args.setup}", f"{seeds}.", table(done), alarms(done), conditions(args)]
+            timed = "Seconds and images/s: pretraining, median over seeds, whatever else the machine did."
+            parts = [f"# {args.setup}", f"{seeds}. {timed}", table(done), alarms(done), conditions(args)]
             text = "\n\n".join(parts) + "\n"
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(text)
+    picture(done, out.with_suffix(".png"))
     print(out.read_text())
 
 

@@ -89,6 +89,30 @@ def test_the_table_of_accuracy_has_means_spreads_and_gains_seed_by_seed(monkeypa
     assert found["pixels"]["kNN"] == "70.0 ± 0.0"
 
 
+def test_the_picture_of_accuracy_has_a_row_a_method(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import accuracy
+    from matplotlib.figure import Figure
+
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: kept.append(figure))
+    scores = {"method": {"top1": 0.9}, "random": {"top1": 0.8}}
+    done = {
+        name: [{"scores": {"knn": scores | {"method": {"top1": own}}}, "pretrain": {"backbone": backbone}}] * 2
+        for name, own, backbone in (("a", 0.9, "conv"), ("b", 0.95, "conv"), ("c", 0.7, "vit"))
+    }
+    accuracy.picture(done, tmp_path / "x.png")
+    conv, vit = kept[0].axes
+    assert [tick.get_text() for tick in conv.get_yticklabels()] == ["a", "b"]  # the best on top
+    assert conv.lines[1].get_xdata().tolist() == pytest.approx([80, 95])
+    assert [tick.get_text() for tick in vit.get_yticklabels()] == ["c"]
+    assert vit.lines[0].get_color() != conv.lines[0].get_color()  # below random weights
+    accuracy.picture(
+        {"a": [{"scores": {"knn": {"method": {"top1": 0.9}}}, "pretrain": {"backbone": "conv"}}]}, tmp_path
+    )
+    assert len(kept) == 1  # nothing to draw without the baseline
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_benchmark_is_documented(script):
     assert f"benchmarks/{script}" in (BENCHMARKS / "README.md").read_text()
