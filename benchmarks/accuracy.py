@@ -21,6 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+from selfsup.errors import one_line_errors
+from selfsup.experiment import experiment
+
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = sorted(path.stem for path in (ROOT / "ssl/selfsup/methods").glob("*.py") if path.stem != "__init__")
 COLUMNS = {
@@ -33,12 +36,12 @@ COLUMNS = {
 GAIN = "kNN over random weights"
 
 
-def run(overrides: list[str]) -> dict:
+def run(overrides: list[str], method: str, seed: int) -> dict:
     """One experiment in this workspace; its metrics."""
-    subprocess.run(["dvc", "exp", "run", *overrides], cwd=ROOT, check=True)
-    scores = {path.stem: json.loads(path.read_text())[path.stem] for path in ROOT.glob("metrics/evaluate/*.json")}
-    pretrain = json.loads((ROOT / "metrics/pretrain.json").read_text())
-    return {"scores": scores, "pretrain": pretrain, "seed": int(overrides[-1].removeprefix("seed="))}
+    with experiment(ROOT, [*overrides, f"method={method}", f"seed={seed}"], f"{method}, seed {seed}"):
+        scores = {path.stem: json.loads(path.read_text())[path.stem] for path in ROOT.glob("metrics/evaluate/*.json")}
+        pretrain = json.loads((ROOT / "metrics/pretrain.json").read_text())
+    return {"scores": scores, "pretrain": pretrain, "seed": seed}
 
 
 def cell(values: list[float]) -> str:
@@ -146,13 +149,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/<set-up>.md")
     args = parser.parse_args()
     args.command = sys.argv[1:]
-    common = shlex.split((ROOT / "setups" / args.setup).read_text())
-    common += [word for value in args.set_param for word in ("-S", value)]
+    words = shlex.split((ROOT / "setups" / args.setup).read_text())
+    common = [word for word in words if word != "-S"] + args.set_param
     out = args.out or ROOT / f"benchmarks/results/{args.setup}.md"
     done: dict[str, list[dict]] = {}
     for seed in args.seeds:
         for method in args.methods:
-            done.setdefault(method, []).append(run([*common, "-S", f"method={method}", "-S", f"seed={seed}"]))
+            done.setdefault(method, []).append(run(common, method, seed))
             seeds = (
                 f"Accuracy on the test split, %, mean ± standard deviation over seeds {args.seeds[: len(done[method])]}"
             )
@@ -166,4 +169,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_errors():
+        main()

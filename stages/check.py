@@ -1,4 +1,4 @@
-"""Check params.yaml before any work is done: every section, every method's block, the protocols, both backbones."""
+"""Check params.yaml before any work is done: every section, every method's block, the protocols, the backbones."""
 
 import argparse
 import sys
@@ -16,8 +16,10 @@ def main() -> None:
     from selfsup.backbones import build_backbone
     from selfsup.training.build import method_params
 
-    for backbone in (params.backbones.conv, params.backbones.vit):  # names, options and patches, before images are read
-        build_backbone(backbone, params.data.image_size, mean=[0.0] * 3, std=[1.0] * 3)
+    needed = {method_params(params, params.method).backbone}
+    needed |= {"conv", "vit"} if set(params.baselines) - {"pixels"} else set()
+    for architecture in sorted(needed):  # names, options and patches, before images are read
+        build_backbone(getattr(params.backbones, architecture), params.data.image_size, [0.0] * 3, [1.0] * 3)
     for method in [*params.methods, "supervised"]:
         method_params(params, method)
     Path("data").mkdir(exist_ok=True)

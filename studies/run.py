@@ -11,14 +11,14 @@ that was stopped goes on where it was. After every run studies/pages/<name>.html
 import argparse
 import itertools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "ssl"))
 
-from selfsup.errors import UserError, one_line_errors  # noqa: E402
+from selfsup.errors import one_line_errors  # noqa: E402
+from selfsup.experiment import experiment  # noqa: E402
 from selfsup.report.study import Row, Study, load, write_page  # noqa: E402
 
 STUDIES = ROOT / "studies"
@@ -30,7 +30,12 @@ def plan(study: Study, seeds: list[int], more: list[str]) -> list[tuple[Row, lis
     if study.pairs:
         both = itertools.combinations(study.settings.items(), 2)
         settings += [((a, b), [*first, *second]) for (a, first), (b, second) in both]
-    always = ["baselines=[random]", "evaluation.protocols=[knn,linear]", *study.always, *more]
+    always = [
+        "baselines=[random]",
+        "evaluation.protocols=[knn,linear]",
+        *more,
+        *study.always,
+    ]  # the study's word is last
     return [
         (Row(series, *names, seed), [*always, *of_series, *own, f"seed={seed}"])
         for seed in seeds
@@ -50,12 +55,13 @@ def readings() -> dict[str, float]:
     params = parameters(ROOT / "params.yaml")
     run = json.loads((ROOT / "metrics/pretrain.json").read_text())
     out = {"loss": run["loss"], "seconds": run["seconds"], "alarm": float(bool(run["alarm"]))}
-    out |= {name: run["last"][name] for name in ("spread", "rank_me") if name in run["last"]}
+    out |= {name: run["last"][name] for name in ("spread", "rank_me") if name in run["last"]}  # of the embeddings
     for path in (ROOT / "metrics/evaluate").glob("*.json"):
         for row, scores in json.loads(path.read_text())[path.stem].items():
             if "top1" in scores:
                 out[path.stem if row == "method" else f"{path.stem} of {row}"] = 100 * scores["top1"]
     features = find(ROOT / "features", [])[0][0].load("test")
+    features = features - features.mean(0)  # what all images have in common, after a ReLU most of it, tells nothing
     labels = open_splits(params.data.model_copy(update={"verify": "size"}), ROOT / "data/shards")["test"].labels
     out["uniformity"] = label_free(features, params.seed)["uniformity"]
     return out | {"tolerance": tolerance(features, labels, params.seed)}
@@ -73,12 +79,8 @@ def main() -> None:
     runs = plan(study, args.seeds, args.set_param)
     for i, (row, overrides) in enumerate(runs, start=1):
         print(f"{args.name}, run {i} of {len(runs)}: {row.title(study)}", file=sys.stderr, flush=True)
-        words = [word for override in overrides for word in ("-S", override)]
-        if subprocess.run(["dvc", "exp", "run", *words], cwd=ROOT).returncode:
-            raise UserError(
-                f"studies/{args.name}.yaml: {row.title(study)} failed; mend it and run the same command again"
-            )
-        rows.append(row.read(readings()))
+        with experiment(ROOT, overrides, f"studies/{args.name}.yaml: {row.title(study)}"):
+            rows.append(row.read(readings()))
         page = write_page(study, rows, STUDIES / "pages" / f"{args.name}.html", sys.argv[1:])
     print(f"study: {page.relative_to(ROOT)}")
 

@@ -16,7 +16,8 @@ from selfsup.errors import UserError
 from selfsup.params import Params
 from selfsup.report.study import Row, Study, load, plot, tolerance, write_page
 from selfsup.strict import parse
-from selfsup.training.build import method_params
+from selfsup.training.build import build_task, method_params
+from selfsup.training.session import open_splits
 from tests.helpers import ROOT, values
 
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
@@ -54,10 +55,29 @@ def test_every_run_is_a_valid_experiment_of_its_own(path):
     assert len(seen) == 2 * len(study.series) * (settings * (settings + 1) // 2 if study.pairs else settings)
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_run_builds_its_method_on_the_digits(path, shards):
+    for _, overrides in PLAN(load(path), [0], []):
+        params = overridden([*overrides, "data.cache=memory"])
+        split = open_splits(params.data, shards, verified=True)["train"]
+        build_task(params, params.method, method_params(params, params.method).backbone, split)
+
+
+def test_what_a_study_fixes_is_fixed_whatever_the_set_up():
+    """Views that a set-up turns on must not come into the study of each alone."""
+    set_up = [word for word in (ROOT / "setups/fashion-mnist-10k").read_text().split() if word.startswith("views.")]
+    assert "views.flip=0.5" in set_up
+    study = load(ROOT / "studies/augmentations.yaml")
+    for row, overrides in PLAN(study, [0], set_up):
+        params = overridden(overrides)
+        if row.setting == row.other == "grey":
+            assert (params.views.flip, params.views.crop_scale, params.views.jitter.p) == (0, [1.0, 1.0], 0)
+
+
 def test_pairs_have_both_settings_and_singles_stand_alone():
     study = parse(Study, SMALL | {"series": {"one": ["a=1"]}, "pairs": True, "always": ["z=0"]})
     runs = {(row.setting, row.other): overrides for row, overrides in PLAN(study, [3], ["y=2"])}
-    always = ["baselines=[random]", "evaluation.protocols=[knn,linear]", "z=0", "y=2", "a=1"]
+    always = ["baselines=[random]", "evaluation.protocols=[knn,linear]", "y=2", "z=0", "a=1"]
     assert runs == {
         ("8", "8"): [*always, "b=8", "seed=3"],
         ("16", "16"): [*always, "b=16", "seed=3"],
@@ -129,18 +149,28 @@ def test_the_command_runs_every_setting_and_stops_at_one_that_fails(tmp_path, mo
     called, space = [], script["main"].__globals__
 
     def fake(words: list[str], cwd: Path) -> subprocess.CompletedProcess:
+        """As DVC does: overrides stay in params.yaml."""
+        assert (cwd / "params.yaml").read_text() == "a: 0\n"
+        (cwd / "params.yaml").write_text("a: 1\n")
         called.append((words, cwd))
         return subprocess.CompletedProcess(words, int(len(called) == 3))
 
+    def readings() -> dict[str, float]:
+        assert (tmp_path / "params.yaml").read_text() == "a: 1\n"
+        return {"knn": 10.0, "spread": 0.5}
+
+    (tmp_path / "params.yaml").write_text("a: 0\n")
+    monkeypatch.setitem(space, "ROOT", tmp_path)
     (tmp_path / "s.yaml").write_text(json.dumps(SMALL))
     monkeypatch.setitem(space, "STUDIES", tmp_path)
-    monkeypatch.setitem(space, "readings", lambda: {"knn": 10.0, "spread": 0.5})
+    monkeypatch.setitem(space, "readings", readings)
     monkeypatch.setattr(subprocess, "run", fake)
     monkeypatch.setattr(sys, "argv", ["run.py", "s", "--seeds", "4", "-S", "pretrain.epochs=1"])
     with pytest.raises(UserError, match=r"one, size x, seed 4 failed; mend it and run the same command again"):
         script["main"]()
     assert [words[:3] for words, _ in called] == [["dvc", "exp", "run"]] * 3
     assert called[0][0][-4:] == ["-S", "b=8", "-S", "seed=4"] and "pretrain.epochs=1" in called[0][0]
-    assert all(cwd == ROOT for _, cwd in called)
+    assert all(cwd == tmp_path for _, cwd in called)
+    assert (tmp_path / "params.yaml").read_text() == "a: 0\n", "after a failure too"
     assert (tmp_path / "pages/s.csv").read_text().count("\n") == 3
     assert "s, run 3 of 6: one, size x, seed 4" in capsys.readouterr().err

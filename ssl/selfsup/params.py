@@ -117,7 +117,10 @@ class Pretrain(Strict):
     @model_validator(mode="after")
     def _chunks_fill_batch(self) -> "Pretrain":
         if self.chunk_size and self.batch_size % self.chunk_size:
-            raise ValueError(f"pretrain.chunk_size: must divide pretrain.batch_size, {self.batch_size}")
+            raise ValueError(
+                f"pretrain.chunk_size: {self.chunk_size} does not divide pretrain.batch_size, {self.batch_size}; "
+                "change one of them"
+            )
         return self
 
     @model_validator(mode="after")

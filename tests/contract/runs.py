@@ -60,6 +60,9 @@ def steps_in_float64(
         optimizer = SGD(name="sgd", lr=0.5, momentum=0.9, weight_decay=1e-4)
         plan = Plan(params.seed, params.pretrain, optimizer, resume / method)
         result = train(task, split, params.data.image_size, plan)
+        assert not [name for name, x in task.named_buffers() if x.requires_grad], (
+            "a buffer that holds the steps' graphs"
+        )
         out[method] = state(task) | {"loss": torch.tensor([row["loss"] for row in result.rows], dtype=torch.float64)}
     return out
 

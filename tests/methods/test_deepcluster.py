@@ -62,11 +62,13 @@ def test_classes_are_made_anew_every_so_many_epochs_and_their_agreement_is_logge
 
 def test_the_same_features_keep_their_classes(hundred):
     task, _, _ = build("deepcluster", hundred, double=True)
+    heaps = 9 * features(task, 0)[:12][torch.arange(len(task.labels)) % 12]
     for epoch in (0, 1):
-        task.start_epoch(Progress(5 * epoch, 10, 5), lambda: features(task, 0) * torch.tensor([9.0] + [1e-6] * 9))
-    assert task.agreement > 0.3  # another start, but what sets the images apart is the same
-    task.start_epoch(Progress(10, 15, 5), lambda: features(task, 1))
-    assert task.agreement < 0.35  # unrelated features
+        task.start_epoch(Progress(5 * epoch, 10, 5), lambda: heaps + 0.1 * features(task, epoch + 1))  # noqa: B023
+    assert task.agreement > 0.75  # another start and noise, but what sets the images apart is the same
+    task.start_epoch(Progress(10, 15, 5), lambda: features(task, 4))
+    assert task.agreement < 0.5  # unrelated features; some agreement is chance, of so few images
+    print(task.agreement)
 
 
 def test_agreement_rises_as_training_goes(hundred, tmp_path):

@@ -10,7 +10,8 @@ from selfsup.errors import UserError
 from selfsup.methods.metric_learning import FORMS, distances, root
 from selfsup.task import Progress
 from selfsup.views.draw import Draw
-from tests.contract.runs import build
+from tests.contract.runs import build, trained
+from tests.helpers import processes
 
 START, MARGIN = Progress(0, 10, 5), 0.8
 GROUPS = [0, 1, 2, 1, 0, 3, 1]
@@ -98,6 +99,16 @@ def test_a_step_takes_views_or_classes_as_positives(hundred, form, labels):
         nearest = [np.argsort(-(b @ x))[:k] for x in a]
         right = [groups[i] in [groups[j] for j in near] for i, near in enumerate(nearest)]
         assert output.logs[f"recall_at_{k}"].item() == pytest.approx(np.mean(right))
+
+
+def test_recall_rises_as_training_goes(hundred, tmp_path):
+    rate = {"name": "sgd", "lr": 0.3, "momentum": 0.9, "weight_decay": 1e-4}
+    overrides = {"pretrain__epochs": 12, "methods__metric_learning__optimizer": rate}
+    rows = processes(1, trained, "metric_learning", hundred, tmp_path, overrides).rows
+    for k in (1, 5):
+        curve = [row[f"recall_at_{k}"] for row in rows]
+        print(f"recall at {k}: {np.mean(curve[:3]):.2f}, {np.mean(curve[-6:]):.2f}")
+        assert np.mean(curve[-6:]) > np.mean(curve[:3]) + 0.1
 
 
 def test_the_root_of_0_has_a_finite_gradient():

@@ -11,8 +11,8 @@ from selfsup.methods.moco_v3 import contrast
 from selfsup.task import Progress
 from selfsup.training.health import layer_norms
 from selfsup.views.draw import Draw
-from tests.contract.runs import build
-from tests.helpers import values
+from tests.contract.runs import build, trained
+from tests.helpers import processes, values
 
 START = Progress(0, 10, 5)
 
@@ -75,6 +75,12 @@ def test_the_patch_projection_is_frozen_and_the_layers_gradients_are_logged(hund
     assert norms["grad_norm_first"].item() == pytest.approx(weights[0].grad.norm().item())
     assert norms["grad_norm_last"].item() == pytest.approx(weights[-1].grad.norm().item())
     assert weights[0] is task.backbone.net.blocks[0].attn.qkv.weight
+
+
+def test_the_curves_have_the_layers_gradients(hundred, tmp_path):
+    result = processes(1, trained, "moco_v3", hundred, tmp_path, {"pretrain__epochs": 1})
+    assert all(0 < row["grad_norm_first"] < row["grad_norm"] for row in result.rows)
+    assert all(0 < row["grad_norm_last"] < row["grad_norm"] for row in result.rows)
 
 
 def test_the_patch_projection_trains_where_it_is_not_frozen(hundred):

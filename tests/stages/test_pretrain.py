@@ -76,6 +76,12 @@ BAD = {
         {"backbones__conv": {"name": "resnet19", "small_stem": True, "options": {}}},
         "near: resnet9, resnet18",
     ),
+    "chunks that do not divide the batch": ("check", {"pretrain__chunk_size": 5}, "chunk_size: 5 does not divide"),
+    "chunks of one image for batch norm": (
+        "pretrain",
+        {"method": "byol", "pretrain__chunk_size": 1},
+        "pretrain.chunk_size: 1 leaves batch norm a single image",
+    ),
     "a misspelt knob": ("check", {"methods__simclr__temprature": 1.0}, "did you mean temperature"),
     "a misspelt knob of another method": ("check", {"methods__byol__momentun": 1.0}, "did you mean momentum"),
     "an unknown method": ("check", {"method": "simclear"}, "mean simclr? Known: align_uniform, barlow_twins, byol, "),

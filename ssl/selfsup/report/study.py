@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 TITLES = {
     "knn": "kNN, test accuracy, %",
     "linear": "linear probe, test accuracy, %",
-    "uniformity": "uniformity of the features",
-    "tolerance": "tolerance: similarity within classes",
+    "uniformity": "uniformity of the centred features",
+    "tolerance": "tolerance: similarity within classes, centred",
     "spread": "spread of the embeddings",
     "rank_me": "effective rank of the embeddings",
     "seconds": "seconds of pretraining",
@@ -140,7 +140,14 @@ def plot(study: Study, rows: Sequence[Row]) -> str:
 def lines(axis: Axes, study: Study, rows: Sequence[Row], name: str) -> None:
     """The mean over seeds of each series, a dot a run; below it what random weights give."""
     places = {setting: i for i, setting in enumerate(study.settings)}
+    untrained: dict[float, str] = {}  # of random weights: one line where the series have one network
     for series, colour in zip(study.series, COLOURS * len(study.series), strict=False):
+        below = [
+            row.found[f"{name} of random"] for row in rows if row.series == series and f"{name} of random" in row.found
+        ]
+        if below:
+            mean = float(np.mean(below))
+            untrained[mean] = charts.COLOURS["random"] if len(study.series) == 1 or mean in untrained else colour
         own = [row for row in rows if row.series == series and np.isfinite(row.found.get(name, np.nan))]
         by_place = {i: [row.found[name] for row in own if row.setting == s] for s, i in places.items()}
         means = {i: float(np.mean(values)) for i, values in by_place.items() if values}
@@ -148,9 +155,8 @@ def lines(axis: Axes, study: Study, rows: Sequence[Row], name: str) -> None:
         axis.plot(list(means), list(means.values()), color=colour, linestyle=joined, linewidth=1.6, label=series)
         for row in own:
             axis.plot(places[row.setting], row.found[name], "o", color=colour, markersize=5)
-    untrained = [row.found[f"{name} of random"] for row in rows if f"{name} of random" in row.found]
-    if untrained:
-        axis.axhline(float(np.mean(untrained)), color=charts.COLOURS["random"], linestyle=(0, (4, 3)), linewidth=1)
+    for height, colour in untrained.items():
+        axis.axhline(height, color=colour, linestyle=(0, (4, 3)), linewidth=1)
     long = max(map(len, places)) > 8
     axis.set_xticks(list(places.values()), list(places), rotation=20 if long else 0, ha="right" if long else "center")
     axis.set_xlim(-0.4, len(places) - 0.6)
@@ -165,7 +171,7 @@ def heat_map(axis: Axes, study: Study, rows: Sequence[Row], name: str) -> None:
     grid = np.full((len(places), len(places)), np.nan)
     for row in rows:
         i, j = places[row.setting], places[row.other]
-        same = [one.found[name] for one in rows if (one.setting, one.other) == (row.setting, row.other)]
+        same = [one.found.get(name, np.nan) for one in rows if (one.setting, one.other) == (row.setting, row.other)]
         grid[i, j] = grid[j, i] = np.mean(same)
     axis.imshow(grid, cmap="Blues")
     axis.grid(visible=False)
