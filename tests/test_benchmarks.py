@@ -72,6 +72,22 @@ def rows(text: str) -> dict[str, dict[str, str]]:
     return out
 
 
+def test_the_table_of_methods_has_all_of_them_with_the_figures_that_were_measured():
+    from tests.helpers import METHODS, ROOT  # late: a child that counts its memory shall not import torch
+
+    documented = {name: row for name, row in rows((ROOT / "README.md").read_text()).items() if row.get("family")}
+    del documented["method"]
+    baselines = {name: row for name, row in documented.items() if row["family"] == "baseline"}
+    assert sorted(documented.keys() - baselines.keys()) == METHODS
+    names = ("random weights, ResNet-9", "random weights, vision transformer", "raw pixels")
+    rest = dict(zip(names, ("random, conv", "random, vit", "pixels"), strict=True))
+    assert baselines.keys() == rest.keys()
+    measured = rows((BENCHMARKS / "results/digits.md").read_text())
+    for name, row in documented.items():
+        for column in ("kNN", "1 label a class"):
+            assert row[column] == measured[rest.get(name, name)][column], (name, column)
+
+
 def test_the_table_of_accuracy_has_means_spreads_and_gains_seed_by_seed(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     import accuracy
