@@ -3,11 +3,11 @@
     python benchmarks/accuracy.py fashion-mnist --methods simclr byol --seeds 0 1 2 \\
         -S data.limit=10000 -S backbones.conv.options={width:8} -S pretrain.epochs=30
 
-Each cell is one `dvc exp run $(cat setups/<set-up>) -S method=... -S seed=...`; what DVC has cached is not run again,
-so a stopped benchmark goes on where it was. The seed moves everything: weights, order, views, the training images that
-`data.limit` draws, the validation split and the label draws. The test split is read once a run, from the last epoch.
-Beside the table goes a picture of its first column. Several copies of the project with one cache of DVC can share the
-work: `--methods` or `--seeds` for each, and then the whole command in one of them collects what all have done.
+Each cell is one `dvc exp run evaluate $(cat setups/<set-up>) -S method=... -S seed=...`; what DVC has cached is not run
+again, so a stopped benchmark goes on where it was. The seed moves everything: weights, order, views, the training
+images that `data.limit` draws, the validation split and the label draws. The test split is read once a run, from the
+last epoch. Beside the table goes a picture of its first column. Several copies of the project with one cache of DVC can
+share the work: `--methods` or `--seeds` for each, then the whole command in one of them collects what all have done.
 """
 
 import argparse
@@ -164,7 +164,7 @@ def main() -> None:
             text = "\n\n".join(parts) + "\n"
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(text)
-    picture(done, out.with_suffix(".png"))
+            picture(done, out.with_suffix(".png"))
     print(out.read_text())
 
 

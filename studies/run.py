@@ -4,8 +4,9 @@
     python studies/run.py temperature --seeds 0 1 2 -S pretrain.epochs=100
     python studies/run.py batch-size $(cat setups/cifar10)
 
-What is varied stands in studies/<name>.yaml. Each run is one `dvc exp run -S ...`, whose results DVC keeps: a study
-that was stopped goes on where it was. After every run studies/pages/<name>.html is written, and <name>.csv beside it.
+What is varied stands in studies/<name>.yaml. Each run is one `dvc exp run evaluate -S ...`, whose results DVC
+keeps: a study that was stopped goes on where it was. After every run studies/pages/<name>.html is written, and
+<name>.csv beside it.
 """
 
 import argparse

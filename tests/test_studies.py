@@ -13,6 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from selfsup.errors import UserError
+from selfsup.experiment import experiment
 from selfsup.params import Params
 from selfsup.report.study import Row, Study, load, plot, tolerance, write_page
 from selfsup.strict import parse
@@ -68,10 +69,9 @@ def test_what_a_study_fixes_is_fixed_whatever_the_set_up():
     set_up = [word for word in (ROOT / "setups/fashion-mnist-10k").read_text().split() if word.startswith("views.")]
     assert "views.flip=0.5" in set_up
     study = load(ROOT / "studies/augmentations.yaml")
-    for row, overrides in PLAN(study, [0], set_up):
-        params = overridden(overrides)
-        if row.setting == row.other == "grey":
-            assert (params.views.flip, params.views.crop_scale, params.views.jitter.p) == (0, [1.0, 1.0], 0)
+    runs = {(row.setting, row.other): overrides for row, overrides in PLAN(study, [0], set_up)}
+    views = overridden(runs["grey", "grey"]).views
+    assert (views.flip, views.crop_scale, views.jitter.p, views.grey) == (0, [1.0, 1.0], 0, 0.2)
 
 
 def test_pairs_have_both_settings_and_singles_stand_alone():
@@ -118,6 +118,22 @@ def test_the_page_shows_every_run_escapes_names_and_leaves_out_what_was_not_read
         table = list(csv.DictReader(file))
     assert [row["knn"] for row in table] == ["50.0", "12.5", "52.0", "53.0", "54.0", "55.0"]
     assert table[1]["knn of random"] == ""
+
+
+def test_random_weights_are_one_line_for_each_network():
+    from matplotlib.figure import Figure
+
+    from selfsup.report import charts
+    from selfsup.report.study import COLOURS, lines
+
+    study = parse(Study, SMALL)
+    for of_random, expected in (([40.0, 40.0], {40.0: charts.COLOURS["random"]}),
+                                ([40.0, 60.0], {40.0: COLOURS[0], 60.0: COLOURS[1]})):  # fmt: skip
+        levels = dict(zip(study.series, of_random, strict=True))
+        axis = Figure().subplots()
+        lines(axis, study, [row.read({"knn": 50.0, "knn of random": levels[row.series]}) for row in rows(study)], "knn")
+        broken = {line.get_ydata()[0]: line.get_color() for line in axis.lines if line.is_dashed()}
+        assert broken == expected
 
 
 def test_a_study_of_pairs_is_a_heat_map():
@@ -172,5 +188,16 @@ def test_the_command_runs_every_setting_and_stops_at_one_that_fails(tmp_path, mo
     assert called[0][0][-4:] == ["-S", "b=8", "-S", "seed=4"] and "pretrain.epochs=1" in called[0][0]
     assert all(cwd == tmp_path for _, cwd in called)
     assert (tmp_path / "params.yaml").read_text() == "a: 0\n", "after a failure too"
+    assert not (tmp_path / "params.before.yaml").exists()
     assert (tmp_path / "pages/s.csv").read_text().count("\n") == 3
     assert "s, run 3 of 6: one, size x, seed 4" in capsys.readouterr().err
+
+
+def test_what_a_killed_experiment_left_in_the_parameters_is_not_taken_for_the_users(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text("a: 1\n")
+    (tmp_path / "params.before.yaml").write_text("a: 0\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("nothing is run"))
+    message = r"^params.yaml may hold .* params.before.yaml: move that .*, or remove it$"
+    with pytest.raises(UserError, match=message), experiment(tmp_path, [], "x"):
+        pass
+    assert (tmp_path / "params.before.yaml").read_text() == "a: 0\n" and (tmp_path / "params.yaml").exists()

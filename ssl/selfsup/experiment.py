@@ -14,15 +14,21 @@ def experiment(root: Path, overrides: Sequence[str], title: str) -> Iterator[Non
     """`dvc exp run evaluate -S ...`, overrides `a.b=c` or `~a.b`; inside, params.yaml and results are the run's.
 
     Afterwards params.yaml is as it was: DVC leaves overrides in it, where the next experiment would find them. No
-    report is made. Raises `UserError`, which names `title`, when the run fails.
+    report is made. Raises `UserError`, which names `title`, when the run fails, and when an experiment that was killed
+    could not put params.yaml back.
     """
-    params = root / "params.yaml"
-    before = params.read_bytes()
+    params, before = root / "params.yaml", root / "params.before.yaml"
+    if before.exists():
+        raise UserError(
+            f"{params.name} may hold the settings of an experiment that was killed; what it held before is in "
+            f"{before.name}: move that to its place, or remove it"
+        )
+    with replaced(before) as new:
+        new.write_bytes(params.read_bytes())
     try:
         words = [word for override in overrides for word in ("-S", override)]
         if subprocess.run(["dvc", "exp", "run", "evaluate", *words], cwd=root).returncode:
             raise UserError(f"{title} failed; mend it and run the same command again: what is done is kept")
         yield
     finally:
-        with replaced(params) as new:
-            new.write_bytes(before)
+        before.replace(params)

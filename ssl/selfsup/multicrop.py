@@ -14,7 +14,7 @@ from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather
 from selfsup.nn.ema import cosine_momentum, ema_update, target_of
 from selfsup.nn.heads import CosineLayer, mlp
-from selfsup.params import CropsParams, HeadParams, MethodParams, Probability
+from selfsup.params import CropsParams, HeadParams, MethodParams, PairOfProbabilities, Probability
 from selfsup.task import Batch, Facts, Group, Output, Progress, Task, decayed_groups
 from selfsup.views.draw import Draw
 from selfsup.views.recipe import multi_crop
@@ -74,7 +74,7 @@ class TeacherParams(MethodParams):
     teacher_temperature: PositiveFloat  # tau_t, after the warm-up
     teacher_temperature_start: PositiveFloat
     teacher_warmup: Probability  # share of the run in which the teacher's temperature goes from one to the other
-    momentum: Probability  # lambda: where the teacher's momentum starts
+    momentum: PairOfProbabilities  # lambda: m of the teacher, at the first step and at the last
     centre_momentum: Probability  # m
     outputs: Annotated[int, Field(ge=2)]  # K
     frozen_epochs: Annotated[int, Field(ge=0)]  # first epochs, in which the last layer stays

@@ -57,8 +57,7 @@ class Momentum(Siamese):
         return self.projector(self.backbone(query)["pooled"]), self.keys(key), place
 
     def m(self, progress: Progress) -> float:
-        base, end = self.momentum
-        return cosine_momentum(base, progress.fraction, end)
+        return cosine_momentum(self.momentum, progress.fraction)
 
     def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
         for target, online in zip(self.target, (self.backbone, self.projector), strict=True):

@@ -9,9 +9,9 @@ RUN = {"pretrain__epochs": 6, "pretrain__batch_size": 32, "pretrain__log_every":
 RATES = {"byol": 0.8, "simsiam": 2.0, "vicreg": 0.1}
 PREDICTOR = {"layers": 2, "hidden": 32, "out": 16}
 CASES = {  # what differs from the recipe, and whether it collapses
-    "byol": ("byol", {"momentum": 0.9, "predictor": PREDICTOR}, False),
-    "byol without predictor": ("byol", {"momentum": 0.9, "predictor": PREDICTOR | {"layers": 0}}, True),
-    "byol whose target follows at once": ("byol", {"momentum": 0.0, "predictor": PREDICTOR}, False),
+    "byol": ("byol", {"momentum": [0.9, 1.0], "predictor": PREDICTOR}, False),
+    "byol without predictor": ("byol", {"momentum": [0.9, 1.0], "predictor": PREDICTOR | {"layers": 0}}, True),
+    "byol whose target follows at once": ("byol", {"momentum": [0.0, 0.0], "predictor": PREDICTOR}, False),
     "simsiam": ("simsiam", {}, False),
     "simsiam without stop-gradient": ("simsiam", {"stop_gradient": False}, True),
     "vicreg": ("vicreg", {}, False),

@@ -39,7 +39,7 @@ def test_two_processes_equal_one(one, two, method):
     assert difference < TOLERANCE, name
 
 
-VARIANTS = {  # settings that the recipes do not use, and epochs after the first, which cluster anew
+VARIANTS = {  # settings that the recipes do not use, and epochs after the first, with clusters and queues of one's own
     "weighted dcl": ("dcl", {"methods__dcl__weighted": True}),
     "pairs": ("metric_learning", {"methods__metric_learning__form": "pair"}),
     "triplets of classes": (

@@ -28,8 +28,8 @@ def test_regression_is_0_for_the_same_direction_and_4_for_the_opposite():
 
 @pytest.mark.parametrize(("fraction", "m"), [(0.0, 0.99), (0.5, 0.995), (1.0, 1.0)])
 def test_momentum_rises_along_a_cosine(fraction, m):
-    assert cosine_momentum(0.99, fraction) == pytest.approx(m, rel=1e-12)
-    assert cosine_momentum(0.99, 0.25) == pytest.approx(1 - 0.01 * (math.cos(math.pi / 4) + 1) / 2, rel=1e-12)
+    assert cosine_momentum([0.99, 1.0], fraction) == pytest.approx(m, rel=1e-12)
+    assert cosine_momentum([0.99, 1.0], 0.25) == pytest.approx(1 - 0.01 * (math.cos(math.pi / 4) + 1) / 2, rel=1e-12)
 
 
 def test_the_loss_of_a_step_is_both_directions_and_the_target_gets_no_gradient(shards):
@@ -61,4 +61,4 @@ def test_the_target_follows_by_momentum(shards):
             p += 1
     task.after_step({}, Progress(0, 10, 5))
     for start, xi in zip(online, task.target[0].parameters(), strict=True):
-        torch.testing.assert_close(xi, start + (1 - task.momentum), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(xi, start + (1 - task.momentum[0]), rtol=1e-12, atol=1e-12)

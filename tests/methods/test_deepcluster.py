@@ -65,10 +65,11 @@ def test_the_same_features_keep_their_classes(hundred):
     heaps = 9 * features(task, 0)[:12][torch.arange(len(task.labels)) % 12]
     for epoch in (0, 1):
         task.start_epoch(Progress(5 * epoch, 10, 5), lambda: heaps + 0.1 * features(task, epoch + 1))  # noqa: B023
+    print(f"agreement of the same heaps {task.agreement:.2f}")
     assert task.agreement > 0.75  # another start and noise, but what sets the images apart is the same
     task.start_epoch(Progress(10, 15, 5), lambda: features(task, 4))
+    print(f"agreement of unrelated features {task.agreement:.2f}")
     assert task.agreement < 0.5  # unrelated features; some agreement is chance, of so few images
-    print(task.agreement)
 
 
 def test_agreement_rises_as_training_goes(hundred, tmp_path):

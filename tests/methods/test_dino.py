@@ -79,7 +79,7 @@ def test_the_centre_and_the_teacher_follow_by_momentum(hundred):
         for p in task.head.parameters():
             p += 1
     task.after_step(carry, Progress(5, 10, 5))
-    m = 1 - (1 - block["momentum"]) / 2
+    m = 1 - (1 - block["momentum"][0]) / 2
     for before, p in zip(start, task.teacher[1].parameters(), strict=True):
         torch.testing.assert_close(p.detach(), before + 1 - m, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(task.centre, 0.9 * 0.5 + 0.1 * carry["centre"], rtol=1e-12, atol=1e-12)

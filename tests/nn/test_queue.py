@@ -54,6 +54,6 @@ def test_rows_come_back_in_the_order_of_the_epoch():
 
 @pytest.mark.parametrize(("fraction", "m"), [(0.0, 0.99), (0.5, 0.9945), (1.0, 0.999)])
 def test_momentum_goes_from_its_start_to_its_end(fraction, m):
-    assert cosine_momentum(0.99, fraction, 0.999) == pytest.approx(m, rel=1e-12)
+    assert cosine_momentum([0.99, 0.999], fraction) == pytest.approx(m, rel=1e-12)
     quarter = 0.999 - 0.009 * (math.cos(math.pi / 4) + 1) / 2
-    assert cosine_momentum(0.99, 0.25, 0.999) == pytest.approx(quarter, rel=1e-12)
+    assert cosine_momentum([0.99, 0.999], 0.25) == pytest.approx(quarter, rel=1e-12)

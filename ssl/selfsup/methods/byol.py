@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from selfsup.nn.distributed import gather
 from selfsup.nn.ema import cosine_momentum, ema_update, target_of
 from selfsup.nn.heads import mlp, predictor
-from selfsup.params import HeadParams, MethodParams, Probability
+from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.draw import Draw
 from selfsup.views.recipe import two_views
 
 
 class Params(MethodParams):
-    momentum: Probability  # m, tau_base in the paper: where the target's momentum starts
+    momentum: PairOfProbabilities  # m of the target, at the first step (tau_base in the paper) and at the last
     projector: HeadParams  # g
     predictor: HeadParams  # q, of the online network only
 

@@ -91,7 +91,7 @@ def debiased(positive: Tensor, negatives: Tensor, tau: float, tau_plus: float, b
     mean = (weights + negatives).logsumexp(1)  # logarithms throughout: e^(1/tau) leaves float32 at small tau
     share = positive - mean + (math.log(tau_plus) if tau_plus else -math.inf)  # of the mean, that is taken off
     below = share < 0
-    g = mean + torch.log1p(-torch.where(below, share, -1.0).exp()) - math.log1p(-tau_plus)
+    g = mean + torch.log(-torch.where(below, share, -1.0).expm1()) - math.log1p(-tau_plus)
     g = torch.where(below, g, -torch.inf).clamp(min=-1 / tau)
     return (torch.logaddexp(positive, kept.sum(1).to(g).log() + g) - positive).mean()
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ def ema_update(target: nn.Module, online: nn.Module, m: float) -> None:
         xi.lerp_(theta, 1 - m)
 
 
-def cosine_momentum(base: float, fraction: float, end: float = 1.0) -> float:
+def cosine_momentum(momentum: Sequence[float], fraction: float) -> float:
     """m goes from `base` to `end` over the run: end - (end - base) (cos(pi k / K) + 1) / 2 (BYOL, sec. 3.3)."""
+    base, end = momentum
     return end - (end - base) * (math.cos(math.pi * fraction) + 1) / 2

@@ -64,9 +64,10 @@ def backward(
             pairs = [(z, g[i]) for z, g in zip(embeddings, pieces, strict=True) if z.requires_grad and g[i] is not None]
             torch.autograd.backward(*zip(*pairs, strict=True))
     output.loss = output.loss.detach()
-    output.logs, output.carry = (  # all embeddings were leaves: what a task keeps must not hold their graph
-        {name: x.detach() for name, x in tensors.items()} for tensors in (output.logs, output.carry)
-    )
+    # all embeddings were leaves: what a task keeps must not hold their graph
+    output.logs = {name: x.detach() for name, x in output.logs.items()}
+    output.carry = {name: x.detach() for name, x in output.carry.items()}
+    output.embeddings = [z.detach() for z in output.embeddings]
     return output
 
 

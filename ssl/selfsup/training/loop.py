@@ -152,7 +152,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
     parts = settings.batch_size // (settings.chunk_size or settings.batch_size)
     normalised = any(isinstance(module, _BatchNorm) for module in task.modules())
     if settings.chunk_size == 1 and normalised:
-        raise UserError("pretrain.chunk_size: 1 leaves batch norm a single image to normalise over; raise it")
+        raise UserError("pretrain.chunk_size: 1 leaves batch norm no other image to compare with; raise it")
     if parts > 1 and rank() == 0 and normalised:
         print("note: with pretrain.chunk_size, batch norm normalises each chunk by itself", file=sys.stderr)
     batches = train_batches(
