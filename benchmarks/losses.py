@@ -18,7 +18,7 @@ from torch import Tensor
 
 from selfsup.methods import align_uniform, barlow_twins, byol, dcl, ibot, simclr, simsiam, vicreg
 from selfsup.multicrop import cross_views
-from selfsup.nn.contrastive import decoupled, similarities, unit
+from selfsup.nn.contrastive import decoupled, info_nce, key_similarities, similarities, unit
 from selfsup.nn.sinkhorn import sinkhorn
 
 Pair = tuple[Callable[..., Tensor], Callable[..., Tensor]]  # ours and lightly's, of the embeddings
@@ -43,12 +43,19 @@ def aligned(a: Tensor, b: Tensor, t: float) -> Tensor:
     return align_uniform.alignment(a, b, 2) + spread
 
 
-def swapped(views: list[Tensor], tau: float, eps: float) -> Tensor:
-    return cross_views(views, [sinkhorn(view, eps) for view in views[:2]], tau)
+def keys(width: int) -> Tensor:  # -> [40 width]
+    """Of earlier batches."""
+    return unit(torch.randn(40, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
 
 
-def distilled(views: list[Tensor], tau: float) -> Tensor:
-    targets = [(view.detach() / 0.04).softmax(1) for view in views[:2]]
+def swapped(views: list[Tensor], tau: float, eps: float, queues: list[Tensor]) -> Tensor:
+    """`queues`: scores of earlier features, by global view; may be empty."""
+    codes = [sinkhorn(torch.cat([view, *queues[i : i + 1]]), eps)[: len(view)] for i, view in enumerate(views[:2])]
+    return cross_views(views, codes, tau)
+
+
+def distilled(views: list[Tensor], tau: float, centre: Tensor) -> Tensor:
+    targets = [((view.detach() - centre) / 0.04).softmax(1) for view in views[:2]]
     return cross_views(views, targets, tau)
 
 
@@ -64,6 +71,20 @@ def cases() -> dict[str, list[Pair]]:
     def their_patches(student: Tensor, teacher: Tensor, hidden: Tensor) -> Tensor:
         loss = theirs.IBOTPatchLoss(student.shape[2], 0.04, 0.1).double()
         return loss(teacher[hidden], student[hidden], hidden[:, None])
+
+    def their_moco(q: Tensor, k: Tensor, tau: float) -> Tensor:
+        loss = theirs.NTXentLoss(tau, memory_bank_size=(40, q.shape[1]))
+        loss.memory_bank.bank = keys(q.shape[1])
+        return loss(q, k)
+
+    def their_swav(a: Tensor, b: Tensor, tau: float, queued: bool) -> Tensor:
+        every = views(a, b)
+        return theirs.SwaVLoss(tau)(every[:2], every[2:], earlier(a) if queued else None)[0]
+
+    def their_dino(a: Tensor, b: Tensor, tau: float, centred: bool) -> Tensor:
+        loss = theirs.DINOLoss(a.shape[1], student_temp=tau).double()
+        loss.center += centred * keys(a.shape[1])[0]
+        return loss([view.detach() for view in views(a, b)[:2]], views(a, b), teacher_temp=0.04)
 
     spread = theirs.KoLeoLoss()
     cosine = theirs.NegativeCosineSimilarity()
@@ -85,21 +106,26 @@ def cases() -> dict[str, list[Pair]]:
         ],
         "vicreg": [(vic, theirs.VICRegLoss())],
         "align_uniform": [(lambda a, b, t=t: aligned(a, b, t), HypersphereLoss(t=t)) for t in (1.0, 2.0)],
-        "swav, two and two crops": [
+        "moco": [
             (
-                lambda a, b, t=t: swapped(views(a, b), t, 0.05),
-                lambda a, b, t=t: theirs.SwaVLoss(t)(views(a, b)[:2], views(a, b)[2:])[0],
+                lambda q, k, t=t: info_nce(*key_similarities(q, k, keys(q.shape[1]), t)),
+                lambda q, k, t=t: their_moco(q, k, t),
             )
             for t in TAUS
         ],
-        "dino, two and two crops": [
+        "swav, two and two crops, queue of 0 and 40": [
             (
-                lambda a, b, t=t: distilled(views(a, b), t),
-                lambda a, b, t=t: theirs.DINOLoss(a.shape[1], student_temp=t).double()(
-                    [view.detach() for view in views(a, b)[:2]], views(a, b), teacher_temp=0.04
-                ),
+                lambda a, b, t=t, on=on: swapped(views(a, b), t, 0.05, earlier(a) if on else []),
+                lambda a, b, t=t, on=on: their_swav(a, b, t, on),
             )
-            for t in TAUS
+            for t, on in itertools.product(TAUS, (False, True))
+        ],
+        "dino, two and two crops, two centres": [
+            (
+                lambda a, b, t=t, on=on: distilled(views(a, b), t, on * keys(a.shape[1])[0]),
+                lambda a, b, t=t, on=on: their_dino(a, b, t, on),
+            )
+            for t, on in itertools.product(TAUS, (False, True))
         ],
         "ibot, patches": [
             (
@@ -114,6 +140,11 @@ def cases() -> dict[str, list[Pair]]:
 def views(a: Tensor, b: Tensor) -> list[Tensor]:
     """Scores of two global and two local views, in -1..1 as cosines are."""
     return [a.tanh(), b.tanh(), (a + b).tanh(), (a - b).tanh()]
+
+
+def earlier(a: Tensor) -> list[Tensor]:
+    """Scores of a queue, for both global views."""
+    return [keys(a.shape[1]), -keys(a.shape[1]).flip(0)]
 
 
 def folded(x: Tensor) -> Tensor:  # [N D] -> [N/4 4 D]: images of four patches

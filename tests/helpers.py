@@ -35,7 +35,7 @@ def values(**overrides: Any) -> dict[str, Any]:
         *parents, last = path.split("__")
         for name in parents:
             section = section[name]
-        section[last] = value
+        section[last] = copy.deepcopy(value)
     return out
 
 

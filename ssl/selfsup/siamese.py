@@ -33,8 +33,8 @@ class Siamese(Task):
 class Momentum(Siamese):
     """The query encoder learns by gradient; the key encoder, which makes the targets, is its slowly moving average.
 
-    He et al. 2020, arXiv:1911.05722, equation 2. `momentum` is m at the first and at the last step. Queries and keys
-    are forwards of their own, so that each view has its own batch norm statistics and tells nothing of the other.
+    He et al. 2020, arXiv:1911.05722, equation 2. `momentum` is m at the start and at the end of the run. Queries and
+    keys are forwards of their own, so that each view has its own batch norm statistics.
     """
 
     def __init__(self, facts: Facts, projector: HeadParams, momentum: Pair, norm_output: bool = False):

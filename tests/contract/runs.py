@@ -35,6 +35,15 @@ def build(method: str, shards: Path, double: bool, **overrides: Any) -> tuple[Ta
     return task, split, params
 
 
+@torch.no_grad()
+def moved(*modules: nn.Module) -> None:
+    """Take momentum networks away from those they were copied from: who looks at the wrong one is found out."""
+    generator = torch.Generator().manual_seed(0)
+    for module in modules:
+        for p in module.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+
+
 def state(task: nn.Module) -> dict[str, Tensor]:
     return {name: x.detach().clone().contiguous() for name, x in task.state_dict().items()}
 

@@ -50,6 +50,16 @@ def test_chunks_equal_the_whole_batch(whole, chunked, method):
     assert difference < TOLERANCE, name
 
 
+def test_chunks_equal_the_whole_batch_with_sinkhorn_and_koleo(few, tmp_path):
+    knobs = EXACT | {"methods__ibot__centring": "sinkhorn", "methods__ibot__koleo": 0.1, "pretrain__batch_size": BATCH}
+    whole, chunked = (
+        processes(1, steps_in_float64, ["ibot"], few, tmp_path / str(size), "", knobs | {"pretrain__chunk_size": size})
+        for size in (BATCH, 2)
+    )
+    name, difference = largest_difference(whole["ibot"], chunked["ibot"])
+    assert difference < TOLERANCE, name
+
+
 def test_batch_norm_takes_its_statistics_chunk_by_chunk_on_any_number_of_processes(hundred, tmp_path):
     settings = {"pretrain__chunk_size": 8}
     runs = [

@@ -50,6 +50,7 @@ VARIANTS = {  # settings that the recipes do not use, and epochs after the first
     "deepcluster_v2, 2 epochs": ("deepcluster_v2", {"pretrain__epochs": 2}),
     "sela_v2, 2 epochs": ("sela_v2", {"pretrain__epochs": 2}),
     "moco, 2 epochs": ("moco", {"pretrain__epochs": 2}),
+    "full softmax": ("instance_discrimination", {"methods__instance_discrimination__negatives": 0}),
 }
 
 

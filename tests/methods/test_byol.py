@@ -9,7 +9,7 @@ import torch
 from selfsup.methods.byol import regression
 from selfsup.nn.ema import cosine_momentum
 from selfsup.task import Progress
-from tests.contract.runs import build
+from tests.contract.runs import build, moved
 
 
 def test_regression_equals_the_paper():
@@ -39,6 +39,7 @@ def test_the_loss_of_a_step_is_both_directions_and_the_target_gets_no_gradient(s
     from selfsup.views.draw import Draw
 
     a, b = task.views(batch, Draw(0, 0, batch["id"]))
+    moved(task.target)
     with torch.no_grad():
         q = [task.predictor(task.projector(task.backbone(x)["pooled"])).numpy() for x in (a, b)]
         z = [task.target[1](task.target[0](x)["pooled"]).numpy() for x in (a, b)]

@@ -35,8 +35,11 @@ def test_equals_the_paper(hundred, method):
     assert output.logs["clusters_used"].item() == pytest.approx(used)
     *crops, ids = views
     assert len(crops) == 6
-    with torch.no_grad():
-        scores = task.embed(views, Progress(0, 10, 5))[1].numpy()  # the batch norm's statistics are the batch's
+    with torch.no_grad():  # the batch norms' statistics are the batch's
+        h = [task.backbone(torch.cat(group))["pooled"] for group in (crops[:2], crops[2:])]
+        z = task.projector(torch.cat(h)).view(6, len(ids), -1).numpy()
+    z = z / np.linalg.norm(z, axis=2, keepdims=True)
+    scores = np.einsum("vid,hkd->ivhk", z, task.prototypes.detach().numpy())
     terms = []
     for head in range(3):
         for v in range(6):
@@ -53,6 +56,7 @@ def test_the_bank_has_the_last_projections_of_the_global_views_by_image(hundred,
     output = task(views, Progress(0, 10, 5))
     with torch.no_grad():
         z = task.embed(views, Progress(0, 10, 5))[0]
+    torch.testing.assert_close(z.norm(dim=2), torch.ones(10, 2, dtype=torch.float64))
     assert not output.carry["z"].requires_grad
     task.after_step(output.carry, Progress(1, 10, 5))
     torch.testing.assert_close(task.bank[0, 5:15], z[:, 0])
@@ -95,9 +99,10 @@ def test_centroids_are_the_prototypes_and_no_cluster_is_empty(hundred):
 def test_the_assignment_of_the_whole_set_is_balanced(hundred):
     task, _ = built("sela_v2", hundred, methods__sela_v2__prototypes=5)
     torch.manual_seed(0)
-    z = unit(torch.randn(len(task.labels[0]), task.width, dtype=torch.float64) + 2 * task.prototypes[0, 0].detach())
-    nearest = (z @ task.prototypes[0].T).argmax(1).bincount(minlength=5)
-    balanced = task.assign(z, 0, 0).bincount(minlength=5)
+    z = unit(torch.randn(len(task.labels[0]), task.width, dtype=torch.float64) + 2 * task.prototypes[1, 0].detach())
+    nearest = (z @ task.prototypes[1].T).argmax(1).bincount(minlength=5)
+    balanced = task.assign(z, 1, 0).bincount(minlength=5)
+    assert torch.equal(task.assign(task.prototypes[1].detach(), 1, 0), torch.arange(5))  # by the head's own prototypes
     share = len(z) / 5
     assert nearest.max() > 2 * share
     assert balanced.max() < 1.6 * share and balanced.min() > 0.4 * share

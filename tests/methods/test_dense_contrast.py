@@ -10,7 +10,7 @@ from selfsup.errors import UserError
 from selfsup.methods.dense_contrast import match, places
 from selfsup.task import Progress
 from selfsup.views.draw import Draw
-from tests.contract.runs import build
+from tests.contract.runs import build, moved
 
 START = Progress(0, 10, 5)
 
@@ -28,6 +28,7 @@ def info_nce(q, k, queue):
 def start(hundred, **knobs):
     overrides = {f"methods__dense_contrast__{name}": value for name, value in knobs.items()}
     task, split, _ = build("dense_contrast", hundred, double=True, **overrides)
+    moved(task.target, task.dense_target)
     batch = split.gather(torch.arange(6))
     task.train()
     return task, task.views(batch, Draw(0, 0, batch["id"]))
@@ -86,13 +87,11 @@ def test_keys_carry_no_gradient_and_their_head_follows(hundred):
     output.loss.backward()
     assert [z.grad is not None for z in leaves] == [True, False, True, False, False, False]
     before = [p.detach().clone() for p in task.dense_target.parameters()]
-    with torch.no_grad():
-        for p in task.dense_projector.parameters():
-            p += 1
     task.after_step(output.carry, START)
-    for old, xi in zip(before, task.dense_target.parameters(), strict=True):
-        assert not xi.requires_grad
-        torch.testing.assert_close(xi, old + 0.01, rtol=1e-9, atol=1e-12)
+    online = task.dense_projector.parameters()
+    for old, theta, xi in zip(before, online, task.dense_target.parameters(), strict=True):
+        assert not xi.requires_grad and not torch.equal(xi, old)
+        torch.testing.assert_close(xi, 0.99 * old + 0.01 * theta, rtol=1e-9, atol=1e-12)
 
 
 def test_a_queue_longer_than_the_data_set_is_refused(hundred):

@@ -11,7 +11,7 @@ from selfsup.methods.feature_transform import beta, extrapolate, interpolate
 from selfsup.nn.contrastive import info_nce, key_similarities, unit
 from selfsup.task import Progress
 from selfsup.views.draw import Draw
-from tests.contract.runs import build, trained
+from tests.contract.runs import build, moved, trained
 from tests.helpers import processes
 
 START = Progress(0, 10, 5)
@@ -27,7 +27,11 @@ def start(hundred, **knobs):
 
 def test_equals_the_paper(hundred):
     task, views = start(hundred)
-    q, k, _, lam = (x.detach().numpy() for x in task.embed(views, START))
+    moved(task.target)
+    with torch.no_grad():
+        q = task.projector(task.backbone(views[0])["pooled"]).numpy()
+        k = task.target[1](task.target[0](views[1])["pooled"]).numpy()
+    lam = views[3].numpy()
     mixed, total, scores = task.negatives(0).numpy(), [], []
     for x, y, (w,) in zip(q, k, lam, strict=True):
         x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
@@ -85,10 +89,12 @@ def test_numbers_are_of_the_beta_distribution(a):
     np.testing.assert_allclose(beta(u, a).numpy(), stats.beta(a, a).ppf(u.double().numpy()), atol=2e-4)
 
 
-def test_positives_are_drawn_between_1_and_2(hundred):
-    _, (*_, lam) = start(hundred)
-    assert lam.shape == (12, 1) and lam.unique().numel() == 12
-    assert lam.min() > 1 and lam.max() < 2
+def test_positives_are_drawn_between_1_and_2_by_an_alpha_of_their_own(hundred):
+    found = {alpha: start(hundred, positive=alpha)[1][3] for alpha in (2.0, 50.0)}
+    for lam in found.values():
+        assert lam.shape == (12, 1) and lam.unique().numel() == 12
+        assert lam.min() > 1 and lam.max() < 2
+    assert (found[50.0] - 1.5).abs().max() < 0.2 < (found[2.0] - 1.5).abs().max()  # a standard deviation of .05, of .22
 
 
 def test_without_both_transformations_it_is_moco(hundred):

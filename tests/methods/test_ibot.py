@@ -10,7 +10,7 @@ from selfsup.multicrop import cross_views
 from selfsup.nn.sinkhorn import sinkhorn
 from selfsup.task import Progress
 from selfsup.views.draw import Draw
-from tests.contract.runs import build, steps_in_float64
+from tests.contract.runs import build, moved, steps_in_float64
 from tests.helpers import processes
 
 START = Progress(0, 10, 5)
@@ -59,6 +59,29 @@ def test_the_student_does_not_see_hidden_patches_and_the_teacher_does(hundred):
     (gradient,) = torch.autograd.grad(token, task.mask_token)
     assert gradient.abs().sum() > 0
     assert not task.backbone.net.patch_embed._forward_hooks
+
+
+def test_targets_are_the_momentum_teachers(hundred):
+    task, views = built(hundred)
+    task.eval()
+    before = task.embed(views, START)
+    moved(task.teacher)
+    same = [torch.equal(a, b) for a, b in zip(before, task.embed(views, START), strict=True)]
+    assert [i for i, unchanged in enumerate(same) if not unchanged] == [0, 1, 8, 9]
+
+
+def test_a_compiled_student_does_not_see_hidden_patches_either(hundred):
+    """Local crops of the global size: one graph would do for masked views and for those that are not."""
+    torch._dynamo.reset()
+    crops = {"count": 2, "size": 16, "scale": [0.1, 0.3]}
+    task, views = built(hundred, masked=1.0, crops=crops)
+    task.eval()
+    with torch.no_grad():
+        expected = task.embed(views, START)
+        task.backbone.compile(backend="eager")
+        for _ in range(2):
+            for a, b in zip(task.embed(views, START), expected, strict=True):
+                torch.testing.assert_close(a, b)
 
 
 def test_about_so_many_views_are_masked(hundred):

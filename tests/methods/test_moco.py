@@ -10,7 +10,7 @@ from selfsup.errors import UserError
 from selfsup.nn.contrastive import info_nce, key_similarities
 from selfsup.task import Progress
 from selfsup.views.draw import Draw
-from tests.contract.runs import build
+from tests.contract.runs import build, moved
 
 START = Progress(0, 10, 5)
 
@@ -28,6 +28,7 @@ def slow(q, k, queue, tau):
 @pytest.fixture
 def built(hundred):
     task, split, _ = build("moco", hundred, double=True)
+    moved(task.target)
     batch = split.gather(torch.arange(12))
     return task.train(), task.views(batch, Draw(0, 0, batch["id"])), batch
 
@@ -87,8 +88,8 @@ def test_the_key_encoder_follows_by_momentum(built):
             p += 1
     task.after_step(task(views, START).carry, START)
     assert len(start) == len(online)
-    for before, xi in zip(start, task.target.parameters(), strict=True):
-        torch.testing.assert_close(xi, before + (1 - 0.99), rtol=1e-10, atol=1e-12)
+    for before, theta, xi in zip(start, online, task.target.parameters(), strict=True):
+        torch.testing.assert_close(xi, 0.99 * before + 0.01 * theta, rtol=1e-10, atol=1e-12)
 
 
 def test_a_queue_longer_than_the_data_set_is_refused(hundred):

@@ -11,7 +11,7 @@ from selfsup.methods.moco_v3 import contrast
 from selfsup.task import Progress
 from selfsup.training.health import layer_norms
 from selfsup.views.draw import Draw
-from tests.contract.runs import build, trained
+from tests.contract.runs import build, moved, trained
 from tests.helpers import processes, values
 
 START = Progress(0, 10, 5)
@@ -47,6 +47,7 @@ def test_equal_similarities_give_the_log_of_the_candidates():
 
 def test_a_step_is_both_directions_and_the_keys_get_no_gradient(built):
     task, (a, b, place) = built
+    moved(task.target)
     with torch.no_grad():
         q = [task.predictor(task.projector(task.backbone(x)["pooled"])).numpy() for x in (a, b)]
         k = [task.target[1](task.target[0](x)["pooled"]).numpy() for x in (a, b)]
@@ -104,12 +105,11 @@ def test_the_heads_end_in_a_batch_norm(built):
 
 def test_the_momentum_rises_to_one(built):
     task, _ = built
+    moved(task.target)
     start = [p.detach().clone() for p in task.target.parameters()]
-    with torch.no_grad():
-        for p in (*task.backbone.parameters(), *task.projector.parameters()):
-            p += 1
+    online = [*task.backbone.parameters(), *task.projector.parameters()]
     task.after_step({}, Progress(10, 10, 5))
     assert all(torch.equal(xi, old) for old, xi in zip(start, task.target.parameters(), strict=True))
     task.after_step({}, START)
-    for old, xi in zip(start, task.target.parameters(), strict=True):
-        torch.testing.assert_close(xi, old + 0.01, rtol=1e-9, atol=1e-9)
+    for old, theta, xi in zip(start, online, task.target.parameters(), strict=True):
+        torch.testing.assert_close(xi, 0.99 * old + 0.01 * theta, rtol=1e-9, atol=1e-9)

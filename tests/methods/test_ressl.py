@@ -11,7 +11,7 @@ from selfsup.methods.ressl import relation
 from selfsup.task import Progress
 from selfsup.views.draw import Draw
 from selfsup.views.recipe import crop_view
-from tests.contract.runs import build
+from tests.contract.runs import build, moved
 
 START = Progress(0, 10, 5)
 
@@ -40,6 +40,7 @@ def built(hundred):
 
 def test_equals_the_paper(built):
     task, views, _, _ = built
+    moved(task.target)
     with torch.no_grad():
         q = task.projector(task.backbone(views[0])["pooled"]).numpy()
         k = task.target[1](task.target[0](views[1])["pooled"]).numpy()

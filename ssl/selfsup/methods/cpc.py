@@ -2,8 +2,10 @@
 
 Van den Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding", arXiv:1807.03748, section 3.2.
 Patches that overlap by half go through g_enc, the backbone, each by itself; g_ar, causal convolutions over the grid's
-rows, makes the context c of a row and all above it. Equation 3 is the score z^T W_k c, equation 4 the loss: the
-candidates for a patch are those at its place in all N images, so that mutual information is at least log N - loss.
+rows, makes the context c of a row and the `layers` rows above it. The first row ahead still shows half of the
+context's last; a backbone with batch norm mixes all patches of the batch by their statistics. Equation 3 is the score
+z^T W_k c, equation 4 the loss: the candidates for a patch are those at its place in all N images, so that mutual
+information is at least log N - loss.
 """
 
 import math

@@ -2,8 +2,9 @@
 
 Wang et al. 2021, "Dense Contrastive Learning for Self-Supervised Visual Pre-Training", arXiv:2011.09157.
 No geometry is used: `match` gives each place of the query its place in the key by the backbone's cosines. Negatives of
-the dense loss are a queue of keys, one an image, the mean of its places. The whole is (1 - lambda) times MoCo's loss of
-the pooled features plus lambda times the dense loss. A transformer's tokens are places, too.
+the dense loss are a queue of keys, one an image, the mean of its normalised places. The whole is
+(1 - lambda) times MoCo's loss of the pooled features plus lambda times the dense loss. A
+transformer's tokens are places, too.
 """
 
 from collections.abc import Mapping, Sequence

@@ -99,7 +99,7 @@ class IBOT(Teacher):
         *crops, mask_a, mask_b, _ = views
         whole = torch.cat(crops[:2])
         with masking(self.backbone.net, torch.cat([mask_a, mask_b]), self.mask_token):
-            features = self.backbone(whole)
+            features = self.backbone.forward(whole)  # not its compiled call, which does not look at hooks again
         small = pooled(self.backbone, crops[2:])
         student = self.head(torch.cat([features["pooled"], *small])).chunk(len(crops))
         with torch.no_grad():

@@ -1,8 +1,9 @@
 """Instance discrimination: every image is a class, and a memory bank of one vector an image the classifier.
 
 Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", arXiv:1805.01978.
-Equation 2 is `full_softmax`; equation 7, which has `negatives` noise terms in place of all images, is `nce`, with the
-constant of equation 8 estimated once, from the first batch. The bank follows the features by momentum.
+Equation 2 is `full_softmax`; equation 7, which has `negatives` noise terms in place of all images (whose similarities
+are formed all the same), is `nce`, with the constant of equation 8 estimated once, from the first batch. The bank
+follows the features by momentum.
 """
 
 import math

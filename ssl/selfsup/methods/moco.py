@@ -3,8 +3,9 @@
 He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", arXiv:1911.05722: equation 1 is
 `info_nce`, equation 2 the key encoder's moving average. Version 1 is `projector.layers: 1` and `temperature: 0.07`;
 version 2, Chen et al. 2020, "Improved Baselines with Momentum Contrastive Learning", arXiv:2003.04297: 2 and 0.2.
-Instead of shuffling batch norm among processes (section 3.3), queries and keys have statistics of their own, over the
-global batch: the same on any number of processes.
+Batch norm is not shuffled among processes (section 3.3): queries and keys have statistics of their own, each over the
+global batch, so that results are the same on any number of processes. What a query can read off them, that its key is
+of the same batch, it can; the larger the batch, the less. Unlike the paper's, heads of two layers have a batch norm.
 Expect (CIFAR-10, ResNet-18, 200 epochs, linear): 86 %.
 """
 

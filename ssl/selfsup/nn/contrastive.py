@@ -1,13 +1,13 @@
 """Losses that hold each view against one positive and many negatives: one similarity matrix, different weightings.
 
 With s the positive's cosine / tau, s_k those of the n negatives, and each view once the anchor, all are means of
--s + log(e^s + n g), the methods differing in g, the weight of the negatives beside the positive:
+-s + log(e^s + n g), the methods differing in g, what a negative weighs beside the positive:
 
     InfoNCE (NT-Xent)   g = mean of e^s_k
     ring                the same, over the negatives of middling similarity only; all of them: InfoNCE
     debiased            g = (mean of e^s_k - tau_plus e^s) / (1 - tau_plus), at least e^(-1/tau); tau_plus 0: InfoNCE
     hard negatives      debiased with the mean weighted by e^(beta s_k); beta 0: debiased
-    decoupled (DCL)     InfoNCE without the e^s in the logarithm: less by the mean of -log(1 - p), p being e^s's share
+    decoupled (DCL)     not of that form: InfoNCE without the e^s, less by the mean of -log(1 - p), p being e^s's share
 """
 
 import math

@@ -52,4 +52,4 @@ def spherical_kmeans(x: Tensor, clusters: int, generator: torch.Generator, round
         centroids = unit(torch.zeros_like(centroids).index_add_(0, labels, x))
         labels = nearest(x, centroids)
     labels = of_first_rank(split_empty(labels, clusters))
-    return labels, unit(torch.zeros_like(centroids).index_add_(0, labels, x))
+    return labels, of_first_rank(unit(torch.zeros_like(centroids).index_add_(0, labels, x)))
