@@ -66,6 +66,23 @@ def test_the_context_sees_only_the_past(hundred):
             assert not torch.allclose(before[:, :, later], after[:, :, later])
 
 
+def test_predictions_do_not_see_the_pixels_that_they_predict(hundred):
+    """Four rows of patches of 8 px, one every 4 px."""
+    task, views = built(hundred)
+    task.eval()
+    with torch.no_grad():
+        z, *before = task.embed(views, START)
+        for row in range(3):
+            changed = views.clone()
+            changed[:, :, 4 * row + 8 :] = 1 - changed[:, :, 4 * row + 8 :]
+            other, *after = task.embed(changed, START)
+            assert torch.equal(other[:, : row + 1], z[:, : row + 1])
+            assert not torch.isclose(other[:, row + 1 :], z[:, row + 1 :]).all(-1).any()
+            for k in (0, 1, 2):
+                assert torch.equal(after[k][:, : row + 1], before[k][:, : row + 1])
+                assert not torch.isclose(after[k][:, row + 1 :], before[k][:, row + 1 :]).all(-1).any()
+
+
 def test_alike_images_give_log_n_and_no_information(hundred):
     task, views = built(hundred)
     output = task(views[:1].expand(6, -1, -1, -1), START)

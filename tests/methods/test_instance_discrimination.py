@@ -39,9 +39,9 @@ def slow_nce(f, bank, ids, noise, z):
 
 
 def start(hundred, negatives):
-    task, split, _ = build(
-        "instance_discrimination", hundred, double=True, methods__instance_discrimination__negatives=negatives
-    )
+    knobs = {"negatives": negatives, "momentum": 0.3}
+    overrides = {f"methods__instance_discrimination__{name}": value for name, value in knobs.items()}
+    task, split, _ = build("instance_discrimination", hundred, double=True, **overrides)
     batch = split.gather(torch.arange(30, 42))
     task.train()
     views = task.views(batch, Draw(0, 0, batch["id"]))
@@ -103,7 +103,7 @@ def test_the_bank_follows_its_own_images_by_momentum(hundred):
     output = task(views, START)
     assert torch.equal(task.bank, before)
     task.after_step(output.carry, START)
-    moved = 0.5 * before[30:42] + 0.5 * f / f.norm(dim=1, keepdim=True)
+    moved = 0.3 * before[30:42] + 0.7 * f / f.norm(dim=1, keepdim=True)
     expected = before.clone()
     expected[30:42] = moved / moved.norm(dim=1, keepdim=True)
     torch.testing.assert_close(task.bank, expected, rtol=1e-9, atol=1e-12)
