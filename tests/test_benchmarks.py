@@ -82,10 +82,15 @@ def test_the_table_of_methods_has_all_of_them_with_the_figures_that_were_measure
     names = ("random weights, ResNet-9", "random weights, vision transformer", "raw pixels")
     rest = dict(zip(names, ("random, conv", "random, vit", "pixels"), strict=True))
     assert baselines.keys() == rest.keys()
-    measured = rows((BENCHMARKS / "results/digits.md").read_text())
-    for name, row in documented.items():
-        for column in ("kNN", "1 label a class"):
-            assert row[column] == measured[rest.get(name, name)][column], (name, column)
+    figures = {
+        "digits, kNN": ("digits", "kNN"),
+        "digits, 1 label a class": ("digits", "1 label a class"),
+        "Fashion-MNIST, kNN": ("fashion-mnist-10k", "kNN"),
+    }
+    for title, (results, column) in figures.items():
+        measured = rows((BENCHMARKS / f"results/{results}.md").read_text())
+        for name, row in documented.items():
+            assert row[title] == measured[rest.get(name, name)][column], (name, title)
 
 
 def test_the_table_of_accuracy_has_means_spreads_and_gains_seed_by_seed(monkeypatch):
