@@ -21,7 +21,6 @@ SETTINGS = {  # in which every knob has a say; else those of the other tests
 }
 CHANGES = {  # where half of a number, or one more, is not admitted
     "cpc patch": [10],
-    "exemplar width": [],  # of the triplets
     "dino temperature": [0.2],
     "ibot temperature": [0.2],
     "feature_transform negative": [1.2],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.errors import UserError
 from selfsup.methods.exemplar import batch_hard
 from selfsup.task import Progress
 from selfsup.views.draw import Draw
@@ -25,8 +26,11 @@ def slow_batch_hard(z, ids):
     return np.mean(total)
 
 
-def start(hundred, form):
-    task, split, _ = build("exemplar", hundred, double=True, methods__exemplar__form=form)
+def start(hundred, form, layers=2):
+    knobs = {"form": form, "projector": {"layers": layers, "hidden": 8, "out": 16}}
+    task, split, _ = build(
+        "exemplar", hundred, double=True, **{f"methods__exemplar__{name}": value for name, value in knobs.items()}
+    )
     batch = split.gather(torch.arange(20, 32))
     task.train()
     return task, task.views(batch, Draw(0, 0, batch["id"])), split
@@ -38,21 +42,33 @@ def test_batch_hard_equals_the_paper():
     assert batch_hard(torch.tensor(z), torch.tensor(ids)).item() == pytest.approx(slow_batch_hard(z, ids), rel=1e-9)
 
 
-def test_the_softmax_is_over_all_images(hundred):
+def test_the_softmax_is_over_all_images_above_a_fully_connected_layer(hundred):
     task, (*images, ids), split = start(hundred, "softmax")
-    assert task.head.out_features == split.samples and len(images) == task.params.examples > 2
+    connected, norm, _, classifier = task.projector
+    assert connected.out_features == 8 and classifier.out_features == split.samples
+    assert len(images) == task.params.examples > 2
     with torch.no_grad():
         h = task.backbone(torch.cat(images))["pooled"].numpy()
-    logits = h @ task.head.weight.detach().numpy().T + task.head.bias.detach().numpy()
+    w, v, b = (x.detach().numpy() for x in (connected.weight, classifier.weight, classifier.bias))
+    hidden = h @ w.T
+    hidden = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + norm.eps)
+    logits = np.maximum(hidden, 0) @ v.T + b
     y = ids.tolist() * len(images)
     expected = np.mean([math.log(np.sum(np.exp(row))) - row[i] for row, i in zip(logits, y, strict=True)])
     assert task((*images, ids), START).loss.item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_step_of_triplets(hundred):
-    task, (*images, ids), _ = start(hundred, "triplet")
+def test_without_a_layer_the_softmax_has_no_classifier(hundred):
+    with pytest.raises(UserError, match=r"^methods.exemplar.projector.layers: 0 leaves no classifier; set 1 or more$"):
+        start(hundred, "softmax", layers=0)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_a_step_of_triplets(hundred, layers):
+    task, (*images, ids), _ = start(hundred, "triplet", layers)
     with torch.no_grad():
-        z = task.head(task.backbone(torch.cat(images))["pooled"]).numpy()
+        z = task.projector(task.backbone(torch.cat(images))["pooled"]).numpy()
+    assert z.shape[1] == (16 if layers else task.backbone.width)
     expected = slow_batch_hard(z, ids.tolist() * len(images))
     assert task((*images, ids), START).loss.item() == pytest.approx(expected, rel=1e-9)
 

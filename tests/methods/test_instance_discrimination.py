@@ -39,7 +39,7 @@ def slow_nce(f, bank, ids, noise, z):
 
 
 def start(hundred, negatives):
-    knobs = {"negatives": negatives, "momentum": 0.3}
+    knobs = {"negatives": negatives, "momentum": 0.3, "temperature": TAU}
     overrides = {f"methods__instance_discrimination__{name}": value for name, value in knobs.items()}
     task, split, _ = build("instance_discrimination", hundred, double=True, **overrides)
     batch = split.gather(torch.arange(30, 42))

@@ -1,9 +1,10 @@
 """Exemplar: every image is a class of its own, and its views are the class's examples.
 
 Dosovitskiy et al. 2014, "Discriminative Unsupervised Feature Learning with Exemplar Convolutional Neural Networks",
-arXiv:1406.6909: `softmax` over all images, equation 2, a classifier that grows with the data set. `triplet`: Hermans,
-Beyer & Leibe 2017, "In Defense of the Triplet Loss for Person Re-Identification", arXiv:1703.07737, equation 5 with
-the soft margin: over the global batch, each view against its farthest positive and its nearest negative.
+arXiv:1406.6909: `softmax` over all images, equation 2, a classifier that grows with the data set, above a fully
+connected layer as in the paper, which here has a batch norm and no dropout. `triplet`: Hermans, Beyer & Leibe 2017, "In
+Defense of the Triplet Loss for Person Re-Identification", arXiv:1703.07737, equation 5 with the soft margin: over the
+global batch, each view against its farthest positive and its nearest negative.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,12 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from selfsup.errors import UserError
 from selfsup.nn.distributed import gather
-from selfsup.params import MethodParams
+from selfsup.nn.heads import mlp
+from selfsup.params import HeadParams, MethodParams
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.draw import Draw
 from selfsup.views.recipe import strong_view
@@ -24,7 +27,7 @@ from selfsup.views.recipe import strong_view
 class Params(MethodParams):
     form: Literal["softmax", "triplet"]
     examples: Annotated[int, Field(ge=2)]  # views of an image in a batch
-    width: Annotated[int, Field(ge=2)]  # of the triplets' embedding
+    projector: HeadParams  # whose last layer is the classifier of images, or the triplets' embedding, of width `out`
 
 
 def batch_hard(z: Tensor, ids: Tensor) -> Tensor:  # [M D], [M] -> []
@@ -42,8 +45,12 @@ class Exemplar(Task):
         super().__init__()
         self.recipe, self.size, self.params = facts.views, facts.image_size, params
         self.backbone = facts.backbone()
-        softmax = params.form == "softmax"
-        self.head = nn.Linear(self.backbone.width, facts.samples if softmax else params.width)
+        head = params.projector
+        if params.form == "softmax":
+            if not head.layers:
+                raise UserError("methods.exemplar.projector.layers: 0 leaves no classifier; set 1 or more")
+            head = head.model_copy(update={"out": facts.samples})
+        self.projector = mlp(self.backbone.width, head)
 
     def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
         forks = [draw.fork(f"example {i}") for i in range(self.params.examples)]
@@ -53,7 +60,7 @@ class Exemplar(Task):
         *images, ids = views
         h = self.backbone(torch.cat(images))["pooled"]
         count = len(images)
-        return *self.head(h).chunk(count), *(x.detach() for x in h.chunk(count)[:2]), ids
+        return *self.projector(h).chunk(count), *(x.detach() for x in h.chunk(count)[:2]), ids
 
     def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
         *outs, a, b, ids = embeddings
