@@ -193,6 +193,14 @@ def test_the_command_runs_every_setting_and_stops_at_one_that_fails(tmp_path, mo
     assert "s, run 3 of 6: one, size x, seed 4" in capsys.readouterr().err
 
 
+def test_without_dvc_on_path_the_remedy_is_said_and_the_parameters_stay(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "params.yaml").write_text("seed: 0\n")
+    with pytest.raises(UserError, match=r"^dvc is not on PATH: activate"), experiment(tmp_path, [], "x"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
 def test_what_a_killed_experiment_left_in_the_parameters_is_not_taken_for_the_users(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text("a: 1\n")
     (tmp_path / "params.before.yaml").write_text("a: 0\n")

@@ -1,5 +1,6 @@
 """DVC experiments that a script runs one after another in the workspace."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ def experiment(root: Path, overrides: Sequence[str], title: str) -> Iterator[Non
     """`dvc exp run evaluate -S ...`, overrides `a.b=c` or `~a.b`; inside, params.yaml and results are the run's.
 
     Afterwards params.yaml is as it was: DVC leaves overrides in it, where the next experiment would find them. No
-    report is made. Raises `UserError`, which names `title`, when the run fails, and when an experiment that was killed
-    could not put params.yaml back.
+    report is made. Raises `UserError`, which names `title`, when the run fails, and when there is no DVC on PATH or an
+    experiment that was killed could not put params.yaml back.
     """
+    if not shutil.which("dvc"):
+        raise UserError("dvc is not on PATH: activate the environment first, `source .venv/bin/activate`")
     params, before = root / "params.yaml", root / "params.before.yaml"
     if before.exists():
         raise UserError(
