@@ -18,14 +18,14 @@ def experiment(root: Path, overrides: Sequence[str], title: str) -> Iterator[Non
     report is made. Raises `UserError`, which names `title`, when the run fails, and when there is no DVC on PATH or an
     experiment that was killed could not put params.yaml back.
     """
-    if not shutil.which("dvc"):
-        raise UserError("dvc is not on PATH: activate the environment first, `source .venv/bin/activate`")
     params, before = root / "params.yaml", root / "params.before.yaml"
     if before.exists():
         raise UserError(
             f"{params.name} may hold the settings of an experiment that was killed; what it held before is in "
             f"{before.name}: move that to its place, or remove it"
         )
+    if not shutil.which("dvc"):
+        raise UserError("dvc is not on PATH: activate the environment first, `source .venv/bin/activate`")
     with replaced(before) as new:
         new.write_bytes(params.read_bytes())
     try:
