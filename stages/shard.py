@@ -24,6 +24,8 @@ def main() -> None:
             run.artifact("data/shards/index.json")
         counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
         print(f"{counts} images; {len(index.classes)} classes; {index.skipped_count} skipped")
+        for note in index.notes:
+            print(f"note: {note}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 from selfsup.errors import UserError
 from selfsup.strict import Strict
 
-SCHEMA = 1
+SCHEMA = 2
 REMEDY = "run `dvc repro --force --single-item shard` to write the shards again"
 
 
@@ -58,6 +58,7 @@ class Index(Strict):
     splits: dict[str, Annotated[list[Shard], Field(min_length=1)]]  # train, validation and test
     skipped_count: int
     skipped: list[Skipped]
+    notes: list[str]  # whole sentences on what was left out or looks wrong; sharding prints them, the page shows them
     checksum: str = ""  # SHA-256 of all the rest, and so of the whole data set
 
     def digest(self) -> str:

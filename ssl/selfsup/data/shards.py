@@ -124,5 +124,6 @@ def _write_splits(
         splits=shards,
         skipped_count=len(skipped),
         skipped=skipped,
+        notes=[],
     )
     return write_index(index, folder)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from selfsup.data.index import load_index
 from selfsup.evaluation.features import FeatureSet, find
 from selfsup.evaluation.label_free import label_free
 from selfsup.files import replaced
@@ -63,7 +64,7 @@ def contents(params: Params) -> dict[str, Any]:
         "facts": facts(run),
         "missing": missing,
         "not_run": [(one.protocol, one.why_not) for one in scores if one.why_not],
-        "notes": notes(scores),
+        "notes": [*load_index("data/shards").notes, *notes(scores)],
         "rows": rows,
         "columns": table,
         "groups": [(group, sum(c.group == group for c in table)) for group in dict.fromkeys(c.group for c in table)],
