@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 import launch
 import record
 from selfsup.data.index import verify
-from selfsup.errors import UserError, one_line_errors
+from selfsup.errors import UserError, missing, one_line_errors
 from selfsup.params import load
 
 
@@ -48,6 +48,8 @@ def work(params, count: int, verified: bool) -> None:
     weights = Path("models/pretrained/task.safetensors")
     try:
         task.load_state_dict(load_file(weights))
+    except FileNotFoundError:
+        raise missing(weights) from None
     except SafetensorError as error:
         raise UserError(f"{weights}: damaged ({error}); run `dvc repro --force --single-item pretrain`") from None
     encoder = task.encoder().to(accelerator.device)

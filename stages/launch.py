@@ -1,4 +1,4 @@
-"""Start a stage on NPROC processes through Accelerate, and keep its last word to one line.
+"""Start a stage on NPROC processes through Accelerate, and keep its error to one line.
 
 NPROC=2 dvc repro                  two processes, on GPUs when there are, else on CPUs
 ACCELERATE_ARGS="--num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1 --main_process_port 29500" NPROC=16 ...
@@ -23,9 +23,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from selfsup.errors import UserError
+from selfsup.errors import WORKERS, UserError
+from selfsup.logs import keep_fault
 
-_STDERR, _FOLDER = "SELFSUP_STDERR", "SELFSUP_WORKERS"  # of the process that launched: its stderr, its scratch folder
+_STDERR = "SELFSUP_STDERR"  # of the process that launched
 _LEFT_ALONE = 75  # exit status of a process whose collective failed
 _GRACE = 10.0  # seconds from a polite signal to the end
 _REPORT = 5.0  # seconds in which processes that were left alone all say so
@@ -67,7 +68,7 @@ def inside() -> bool:
 
 def _note(kind: str) -> Path:
     """What this worker leaves for the process that launched it."""
-    return Path(os.environ[_FOLDER], f"{os.environ['RANK']}.{kind}")
+    return Path(os.environ[WORKERS], f"{os.environ['RANK']}.{kind}")
 
 
 def end_with_parent() -> None:
@@ -85,12 +86,12 @@ def quiet_when_left_alone() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if _FOLDER not in os.environ or not re.search(r"gloo|NCCL|Connection (closed|reset)", str(error)):
+        if WORKERS not in os.environ or not re.search(r"gloo|NCCL|Connection (closed|reset)", str(error)):
             raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, which would interrupt the way out
         _note("alone").touch()
         until = time.monotonic() + 2 * _REPORT
-        while time.monotonic() < until and not Path(os.environ[_FOLDER], "judged").exists():
+        while time.monotonic() < until and not Path(os.environ[WORKERS], "judged").exists():
             time.sleep(0.1)
         sys.stdout.flush()
         os._exit(_LEFT_ALONE)  # at once: nobody answers to the farewells of collectives
@@ -112,7 +113,7 @@ def relaunch(count: int) -> bool:
     launcher += ["--num_processes", str(count), "--mixed_precision", "no", "--dynamo_backend", "no", *extra]
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     with tempfile.TemporaryFile() as noise, tempfile.TemporaryDirectory() as folder:
-        own = {_STDERR: f"/proc/{os.getpid()}/fd/2", _FOLDER: folder, "OMP_NUM_THREADS": threads}
+        own = {_STDERR: f"/proc/{os.getpid()}/fd/2", WORKERS: folder, "OMP_NUM_THREADS": threads}
         # in a session of its own: a second signal, the terminal's own Ctrl-C, would end the launcher before its workers
         child = subprocess.Popen(
             [*launcher, *sys.argv],
@@ -137,8 +138,7 @@ def relaunch(count: int) -> bool:
     if child.returncode and stopped:
         sys.exit(128 + stopped[0])
     if child.returncode:
-        print(last_word(said, hung, child.returncode), end="", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(last_word(said, hung, child.returncode) or 1)
     return first_was_here
 
 
@@ -196,20 +196,26 @@ def working(pid: str) -> Any:
 
 
 def last_word(said: str, hung: list[int], status: int = 1) -> str:
-    """What to add to the workers' own words: nothing when one of them ended by itself, having said why."""
+    """The line to add to the workers' own: none when one of them ended by itself, having printed its error."""
     entry = re.compile(r"^\s+rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.M | re.S)
     codes = [(int(rank), int(code)) for rank, code in entry.findall(said)]
     if hung:
-        return f"error: process {hung[0]} did not answer for RANK_TIMEOUT and was stopped; {_AGAIN}\n"
+        return f"error: process {hung[0]} did not answer for RANK_TIMEOUT and was stopped; {_AGAIN}"
     killed = [(rank, -code) for rank, code in codes if code < 0 and -code != signal.SIGTERM]  # which ends the others
     if killed:
         rank, number = killed[0]
-        return f"error: process {rank} was killed by signal {number}; {_AGAIN}\n"
+        return f"error: process {rank} was killed by signal {number}; {_AGAIN}"
     if codes and all(code in (_LEFT_ALONE, -signal.SIGTERM) for _, code in codes):
-        return "error: the processes lost one another; NCCL_DEBUG=INFO or GLOO_SOCKET_IFNAME may say and mend why\n"
+        return "error: the processes lost one another; NCCL_DEBUG=INFO shows why, GLOO_SOCKET_IFNAME names the network"
     if status < 0:
-        return f"error: the processes' launcher was killed by signal {-status}; {_AGAIN}\n"
-    return "" if codes else said[-4000:]
+        return f"error: the processes' launcher was killed by signal {-status}; {_AGAIN}"
+    if codes:
+        return ""
+    lines = [line for line in said.splitlines() if line.strip()] or ["it printed nothing"]
+    return (
+        f"error: the processes could not be started ({lines[-1].strip()[:300]}); check ACCELERATE_ARGS; "
+        f"all that the launcher printed is in {keep_fault(said)}"
+    )
 
 
 def training(stage: str, params: Any, method: str, work: Callable[[Any, Path, int], None]) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,7 @@ def work(params, splits, resume: Path, count: int) -> None:
             file.write_text(json.dumps(metrics, indent=2) + "\n")
         run.run.artifact("models/backbone", "backbone")
     if result.alarm:
-        print(f"ALARM: {result.alarm}", file=sys.stderr)
+        logging.getLogger("selfsup.pretrain").warning("ALARM: %s", result.alarm)
     speed = f"{metrics['images_per_second']:.0f} images/s"
     print(f"{params.method}: {metrics['steps']} steps, loss {metrics['loss']:.4f}, {speed}")
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from selfsup import logs
 from selfsup.data.shards import write
 from tests.helpers import params
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+logs.configure()  # as the stages do: what is logged is on stderr
 
 
 @pytest.fixture(scope="session")

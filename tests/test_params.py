@@ -230,11 +230,11 @@ def test_a_stage_ends_with_one_line_and_status_one(tmp_path):
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == "error: params.yaml: not found; run from the project's root\n"
+    assert ended.stderr == f"error: params.yaml: not found; run from the project's root, {ROOT}\n"
 
 
 def test_a_full_disk_is_one_line():
-    with pytest.raises(SystemExit, match=r"^error: No space left on device \(x\.npy\): free space") as caught:  # noqa: SIM117
+    with pytest.raises(SystemExit, match=r"^error: No space left on device \(x\.npy\): free some disk") as caught:  # noqa: SIM117
         with one_line_errors():
             raise OSError(28, "No space left on device", "x.npy")
     assert "\n" not in str(caught.value)
@@ -243,3 +243,41 @@ def test_a_full_disk_is_one_line():
 def test_reading_parameters_needs_neither_torch_nor_mlflow():
     code = "import sys, selfsup.params; print(sorted({'torch', 'mlflow', 'dvc', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project whose root is not the working folder."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "params.yaml").write_text(TEXT)
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    monkeypatch.setattr("selfsup.params.ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path / "docs")
+    return tmp_path
+
+
+def test_from_a_subfolder_the_root_is_named(project):
+    with pytest.raises(UserError, match=rf"^params\.yaml: not found; run from the project's root, {project}$"):
+        load()
+
+
+def test_what_dvc_writes_into_a_subfolder_is_not_taken_for_the_parameters(project):
+    """`dvc exp run -S +pretrain.epochs=2`, which DVC's own hint proposes there, makes it."""
+    stray = Path("params.yaml")
+    stray.write_text("pretrain:\n  epochs: 2\n")
+    with pytest.raises(UserError) as caught:
+        load()
+    assert str(caught.value) == (
+        f"params.yaml: {project / 'docs'} is not the project's root; delete this file and run from the project's root, "
+        f"{project}"
+    )
+
+
+def test_an_incomplete_file_in_the_root_or_in_a_project_of_its_own_is_incomplete(project):
+    stray = Path("params.yaml")
+    stray.write_text("pretrain:\n  epochs: 2\n")
+    for other in (project, project / "docs"):
+        (other / "dvc.yaml").write_text("stages: {}\n")
+        (other / "params.yaml").write_text(stray.read_text())
+        with pytest.raises(UserError, match="missing parameter; add it"):
+            load(other / "params.yaml")

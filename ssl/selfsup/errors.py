@@ -1,36 +1,116 @@
-"""The one exception that reaches the user as a line instead of a traceback."""
+"""How a stage ends in one line: the exception that is meant for the user, and what becomes of all others."""
 
+import errno
+import logging
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from selfsup import logs
 
-def _line(text: str) -> str:
-    """One line, whatever is in the names of files and classes: line ends and other controls are written out."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+ROOT = Path(__file__).resolve().parents[2]  # of the project whose code runs
+WORKERS = "SELFSUP_WORKERS"  # environment: the scratch folder that the processes of one stage share
+AGAIN = "then run the same command again"
+REMEDIES = {  # of errors of the system that are no fault of the program, by errno
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some disk space, {AGAIN}"),
+    errno.EFBIG: f"raise the limit on the size of files (`ulimit -f`), {AGAIN}",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), f"give this user access to it, {AGAIN}"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), f"raise the limit on open files (`ulimit -n`), {AGAIN}"),
+    errno.EIO: f"check the disk or the network file system, {AGAIN}",
+    errno.EPIPE: "the program that reads the output ended; run the command without it",
+}
+MEMORY = "end other programs, or in training lower pretrain.batch_size or set pretrain.chunk_size"
+_log = logging.getLogger("selfsup.errors")
 
 
 class UserError(Exception):
-    """Something the user can mend. The message names the file or parameter and the remedy, in one line."""
+    """Something the user can fix. The message names the file or parameter and the remedy, in one line."""
 
     def __str__(self) -> str:
-        return _line(super().__str__())
+        return logs.one_line(super().__str__())
+
+
+def missing(path: Path | str, folder: Path = ROOT) -> UserError:
+    """The error of an input that is not there: it names the stage that writes it, by the dvc.yaml in `folder`."""
+    stage = writer(path, folder)
+    return UserError(f"{path}: not found; run `dvc repro{f' {stage}' if stage else ''}` first")
+
+
+def writer(path: Path | str, folder: Path = ROOT) -> str | None:
+    """The stage among whose outs `path` is, relative to the working folder, such as `evaluate@knn`; None: none."""
+    from ruamel.yaml import YAML  # late: only a run that fails needs it
+
+    if not (folder / "dvc.yaml").is_file():
+        return None
+    place = Path(os.path.relpath(path)).as_posix()
+    for name, stage in YAML(typ="safe", pure=True).load(folder / "dvc.yaml")["stages"].items():
+        entries = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
+        for out in [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]:
+            pattern = re.sub(r"\\\$\\\{item\\\.\w+\\\}", r"([\\w-]+)", re.escape(out))
+            if found := re.fullmatch(rf"{pattern}(?:/.*)?", place):
+                return "@".join([name, *found.groups()])
+    return None
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a `UserError`, and an operating-system error such as a full disk, into one line on stderr and exit 1.
+    """Turn every exception into one line on stderr and exit 1; Ctrl-C is a line and exit 130. Sets up the log.
 
-    Ctrl-C is a line and exit 130.
+    A `UserError` is its own line. Errors of the system that the user can do something about (a full disk, no access,
+    no memory) have their remedy, and an input that is not there the stage that writes it. Everything else is a fault
+    of the program: the line names the file in .cache/logs that holds the traceback. Of several processes of a stage
+    the first prints its line. SELFSUP_LOG=debug prints all tracebacks.
     """
+    try:
+        logs.configure()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     try:
         yield
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         sys.exit(130)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        what = f"error: {error.strerror or error}{where}: free space or mend access, then run the same command again"
-        sys.exit(_line(what))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is said in one line
+        line = logs.one_line(_line(error))
+        _log.debug("this ends the stage", exc_info=error)
+        sys.exit(f"error: {line}" if _first() else 1)
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    what = f"{error.strerror or error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    if isinstance(error, FileNotFoundError) and error.filename and writer(os.fsdecode(error.filename)):
+        return str(missing(os.fsdecode(error.filename)))
+    if isinstance(error, OSError) and error.errno in REMEDIES:
+        return f"{what}{where}: {REMEDIES[error.errno]}"
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate mem" in str(error)
+    ):
+        return f"out of memory ({what[:200]}): {MEMORY}"
+    text = logs.traceback_of(error)
+    try:
+        return f"{what[:300]}{where}: a fault of the program; its traceback is in {logs.keep_fault(text)}"
+    except OSError as unwritten:
+        print(text, file=sys.stderr)
+        return f"{what[:300]}{where}: a fault of the program; its traceback is above ({unwritten.strerror})"
+
+
+def _first() -> bool:
+    """Whether no other process of this stage has printed its error: all of them may have the same."""
+    folder = os.environ.get(WORKERS)
+    if folder is None:
+        return True
+    try:
+        Path(folder, "error").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # the launcher was killed
+        return True
+    return True

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.nodes import MappingNode, SequenceNode
 
-from selfsup.errors import UserError
+from selfsup.errors import ROOT, UserError
 from selfsup.strict import Strict, choose, known, parse, shown
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -249,7 +249,7 @@ def load(path: Path | str = "params.yaml") -> Params:
         with Path(path).open("rb") as file:
             data = file.read(LARGEST + 1)
     except FileNotFoundError:
-        raise UserError(f"{path}: not found; run from the project's root") from None
+        raise UserError(f"{path}: not found; {_home()}") from None
     if len(data) > LARGEST:
         raise UserError(f"{path}: more than {LARGEST:,} bytes; are these parameters?")
     try:
@@ -267,7 +267,20 @@ def load(path: Path | str = "params.yaml") -> Params:
     except Exception as error:  # an impossible date, a number of a million digits, a thousand brackets, ...
         problem = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: is not valid YAML: {problem}") from error
+    if _stray(Path(path), values):
+        raise UserError(f"{path}: {Path.cwd()} is not the project's root; delete this file and {_home()}")
     return parse(Params, values)
+
+
+def _home() -> str:
+    return f"run from the project's root{f', {ROOT}' if (ROOT / 'params.yaml').is_file() else ''}"
+
+
+def _stray(path: Path, values: Any) -> bool:
+    """Whether a file in a subfolder of the project is not its parameters: `dvc exp run -S +a.b=1` there makes one."""
+    folder = path.resolve().parent
+    few = isinstance(values, dict) and set(values) < set(Params.model_fields)
+    return few and ROOT in folder.parents and not (folder / "dvc.yaml").exists()
 
 
 def _count(node: Any, known: dict[int, int]) -> int:

@@ -12,6 +12,7 @@ store for 60 s at most, for 5 s when the store never answered, and for 4 s when 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import select
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from selfsup.params import Tracking
 
+_log = logging.getLogger(__name__)
 _REACHED, _UNREACHED, _KILLED = 60.0, 5.0, 4.0  # seconds that the end of a stage waits for its store, at most
 _BACKLOG = 16_000_000  # bytes kept for a writer that does not read
 _WRITER = Path(__file__).with_name("tracking_writer.py")
@@ -268,7 +270,7 @@ class _Channel:
 
     def _warn(self, what: str) -> None:
         """Print a line, without the password that a URI may hold."""
-        print("tracking:", re.sub(r"//[^/@\s]+@", "//***@", what), file=sys.stderr)
+        _log.warning("tracking: %s", re.sub(r"//[^/@\s]+@", "//***@", what))
 
 
 _channels: dict[str, _Channel] = {}  # by the store's URI

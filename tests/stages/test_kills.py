@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,14 +86,17 @@ def test_old_outs_stay_and_the_next_run_has_the_same_bits(stage, hundred, tmp_pa
     assert digests(tmp_path, outs) == before and set(tmp_path.rglob("*")) == everything
 
 
-def test_a_killed_launcher_is_said_instead_of_its_notices(monkeypatch):
+def test_a_killed_launcher_is_said_instead_of_its_notices(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(ROOT / "stages"))
     import launch
 
     notices = "The following values were not passed to `accelerate launch` and had defaults used instead"
     expected = "error: the processes' launcher was killed by signal 9; run the same command again"
     assert launch.last_word(notices, [], -signal.SIGKILL).startswith(expected)
-    assert launch.last_word(notices, [], 1) == notices
+    monkeypatch.chdir(tmp_path)
+    line = launch.last_word(f"usage: accelerate\n\n{notices}\n", [], 1)
+    found = re.fullmatch(rf"error: the processes could not be started \({notices}\); .* is in (\S+\.log)", line)
+    assert found and "usage: accelerate" in (tmp_path / found[1]).read_text()
 
 
 ELASTIC = """W1121 16:08:07.683000 26338 torch/distributed/elastic/api.py] Sending process 26343 closing signal SIGTERM

@@ -23,7 +23,7 @@ def test_it_writes_one_page_and_nothing_else(tmp_path, unlabelled_shards):
 def test_nothing_to_report_is_one_line(tmp_path):
     done = run(tmp_path)
     assert done.returncode == 1
-    assert done.stderr == "error: params.yaml: not found; run from the project's root\n"
+    assert done.stderr == f"error: params.yaml: not found; run from the project's root, {ROOT}\n"
 
 
 def test_help(tmp_path):

@@ -1,8 +1,8 @@
 """Decoded images of a split: kept in memory, kept in a file that all processes and runs share, or not kept."""
 
+import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 from tqdm import tqdm
 
+_log = logging.getLogger(__name__)
 Decode = Callable[[int], tuple[np.ndarray, tuple[int, int]]]  # number -> uint8 [3 S S], (height, width)
 Fetch = Callable[[Tensor], tuple[Tensor, Tensor]]  # numbers int64 [B] -> uint8 [B 3 S S], int64 [B 2]
 
@@ -46,8 +47,9 @@ def open_images(
             try:
                 _on_disk(folder, shape, decode, threads)
             except OSError as error:
-                print(f"note: {folder}: {error.strerror}; images are decoded at each use", file=sys.stderr)
+                _log.info("note: %s: %s; images are decoded at each use", folder, error.strerror)
                 cache = "none"
+    _log.debug("data.cache: %s for %d images in %s", cache, samples, folder)
     if cache == "none":
         pool = ThreadPoolExecutor(threads)
         return lambda numbers: _tensors(*_decode_many(decode, pool, numbers.numpy(), size))

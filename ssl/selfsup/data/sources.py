@@ -2,9 +2,9 @@
 
 import difflib
 import errno
+import logging
 import os
 import stat
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from selfsup.data.names import Names, text
 from selfsup.errors import UserError
 from selfsup.params import Data
 
+_log = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 _FOLDERS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
 
@@ -149,7 +150,7 @@ def _split_folders(root: Path) -> dict[str, str]:
     if "train" not in folders or len(folders) == 1:
         return {}
     if others := sorted(set(names) - set(folders.values())):
-        print(f"note: {root}: not used, being no split: {', '.join(others)}", file=sys.stderr)
+        _log.info("note: %s: not used, being no split: %s", root, ", ".join(others))
     return {split: folders[split] for split in SPLITS if split in folders}
 
 

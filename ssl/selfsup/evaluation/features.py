@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from selfsup.errors import UserError
+from selfsup.errors import UserError, missing
 from selfsup.evaluation.result import Splits
 
 ROWS = ("method", "supervised", "random", "pixels")
@@ -42,7 +42,7 @@ class FeatureSet:
         try:
             features = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
-            raise UserError(f"{path}: not found; run dvc repro") from None
+            raise missing(path) from None
         except ValueError as error:
             raise UserError(f"{path}: not a readable array ({error}); delete it and run dvc repro") from None
         if features.ndim != 2 or features.dtype != np.float32:
@@ -68,21 +68,24 @@ def find(folder: Path | str, baselines: Sequence[str]) -> tuple[list[FeatureSet]
     pretrained set.
     """
     folder = Path(folder)
-    meta = _meta(folder / "pretrained")
-    if meta is None or "method" not in meta or "backbone" not in meta:
-        raise UserError(f"{folder / 'pretrained' / 'meta.json'}: no method and backbone in it; run dvc repro extract")
+    place = folder / "pretrained" / "meta.json"
+    meta = _meta(place.parent)
+    if meta is None:
+        raise missing(place)
+    if "method" not in meta or "backbone" not in meta:
+        raise UserError(f"{place}: no method and backbone in it; run `dvc repro --force --single-item extract`")
     found = [FeatureSet("method", str(meta["method"]), folder / "pretrained", meta)]
-    missing = {}
+    absent = {}
     for row in [row for row in ROWS if row in baselines]:
         place = folder / "baselines" / row if row == "pixels" else folder / "baselines" / str(meta["backbone"]) / row
         own = _meta(place)
         if own is None:
-            missing[row] = f"{place} is not there"
+            absent[row] = f"{place} is not there"
         elif "skipped" in own:
-            missing[row] = str(own["skipped"])
+            absent[row] = str(own["skipped"])
         else:
             found.append(FeatureSet(row, row, place, own))
-    return found, missing
+    return found, absent
 
 
 def _meta(folder: Path) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
 """Checkpoints that survive a kill, a full disk and a flipped bit: written aside, hashed, renamed; two are kept."""
 
 import hashlib
+import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from selfsup.errors import UserError
 
 KEEP = 2
+_log = logging.getLogger(__name__)
 
 
 def _digest(path: Path) -> str:
@@ -39,18 +40,21 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
             f"{folder}: checkpoint of step {step} could not be written ({error}); the one before is intact: "
             "free some space and run the same command again"
         ) from error
+    _log.debug("checkpoint of step %d is in %s", step, folder)
     for old in _all(folder)[KEEP:]:
         old.unlink()
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint whose checksum holds, or None. A damaged one is named on stderr and passed over."""
+    """The newest checkpoint whose checksum holds, or None. A damaged one is logged and passed over."""
     for path in _all(folder):
         reason = "its checksum differs"
         if path.stem.endswith(_digest(path)[:16]):
             try:
-                return torch.load(path, map_location="cpu", weights_only=True)
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                _log.debug("resuming from %s", path)
+                return state
             except Exception:  # noqa: BLE001 - whatever it is, it is not what `save` wrote
                 reason = "it holds something else than weights, which is not run"
-        print(f"warning: {path} is damaged ({reason}); using the one before", file=sys.stderr)
+        _log.warning("warning: %s is damaged (%s); using the one before", path, reason)
     return None

@@ -1,8 +1,8 @@
 """A polite request to stop (SIGTERM, Ctrl-C), answered by all processes after the same step."""
 
+import logging
 import os
 import signal
-import sys
 import threading
 from datetime import timedelta
 from types import FrameType
@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from selfsup.nn.distributed import rank, world
 
+_log = logging.getLogger(__name__)
 GRACE = 8  # seconds in which a step and its checkpoint must end: after them the process does
 
 
@@ -62,9 +63,8 @@ class Interruption:
         """End the process after the checkpoint of `step`."""
         if rank() == 0:
             again = "run the same command again: it goes on from there"
-            print(
-                f"\nstopped by {signal.Signals(number).name} after step {step}, checkpoint written; {again}",
-                file=sys.stderr,
+            _log.warning(
+                "\nstopped by %s after step %d, checkpoint written; %s", signal.Signals(number).name, step, again
             )
         if self._before:  # the alarm finds a farewell that takes long, such as a tracker's: nothing is lost without it
             signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))

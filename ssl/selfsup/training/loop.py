@@ -6,8 +6,8 @@ that is killed and started again therefore ends with the same bits as one that w
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -37,6 +37,8 @@ from selfsup.training.memory import keep_freed_memory
 from selfsup.training.optimizers import apply_schedules, build_optimizer
 from selfsup.training.schedule import warmup_cosine
 from selfsup.views.draw import Draw, splitmix64
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -154,7 +156,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
     if settings.chunk_size == 1 and normalised:
         raise UserError("pretrain.chunk_size: 1 leaves batch norm no other image to compare with; raise it")
     if parts > 1 and rank() == 0 and normalised:
-        print("note: with pretrain.chunk_size, batch norm normalises each chunk by itself", file=sys.stderr)
+        _log.info("note: with pretrain.chunk_size, batch norm normalises each chunk by itself")
     batches = train_batches(
         split,
         seed=plan.seed,

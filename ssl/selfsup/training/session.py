@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import logging
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ from selfsup.task import Task
 from selfsup.training.build import build_task, method_params
 from selfsup.training.loop import Plan, Result, train
 
+_log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent.parent
 BANK = 20_000  # images that the kNN probe compares with, at most
 
@@ -59,7 +60,7 @@ def owned(folder: Path, role: str = "run") -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"{folder}: another process trains exactly this configuration; waiting for its end", file=sys.stderr)
+        _log.warning("%s: another process trains exactly this configuration; waiting for its end", folder)
         lock.acquire(poll_interval=0.5)
     try:
         yield
