@@ -49,13 +49,20 @@ HEADS = [  # the method's blocks that are heads
     for head in ("projector", "predictor", "dense_projector")
     if head in block
 ]
+
+
+def sized(method: str, head: str, **sizes: int) -> dict[str, Any]:
+    """The method's head of `params.yaml` in another size."""
+    return values()["methods"][method][head] | sizes
+
+
 SMALL = {  # networks and runs that take a second
     "backbones__conv__options": {"width": 4},
     "backbones__vit__options": {
         "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2,
         "class_token": False, "global_pool": "avg", "fc_norm": False,
     },
-    **{f"methods__{method}__{head}": {"layers": 2, "hidden": 32, "out": 16} for method, head in HEADS},
+    **{f"methods__{method}__{head}": sized(method, head, layers=2, hidden=32, out=16) for method, head in HEADS},
     "methods__moco__queue": 40,  # no multiple of the batch
     "methods__ressl__queue": 40,
     "methods__dense_contrast__queue": 40,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -13,9 +13,16 @@ from selfsup.errors import UserError
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather
 from selfsup.nn.ema import cosine_momentum, ema_update, target_of
-from selfsup.nn.heads import CosineLayer, mlp
-from selfsup.params import CropsParams, HeadParams, MethodParams, PairOfProbabilities, Probability
-from selfsup.task import Batch, Facts, Group, Output, Progress, Task, decayed_groups
+from selfsup.nn.heads import CosineLayer, mlp, start_small
+from selfsup.params import (
+    CropsParams,
+    HeadParams,
+    MethodParams,
+    PairOfProbabilities,
+    Probability,
+    TeacherHeadParams,
+)
+from selfsup.task import Batch, Facts, Group, Output, Progress, Task
 from selfsup.views.draw import Draw
 from selfsup.views.recipe import multi_crop
 
@@ -74,13 +81,14 @@ class TeacherParams(MethodParams):
     teacher_temperature: PositiveFloat  # tau_t, after the warm-up
     teacher_temperature_start: PositiveFloat
     teacher_warmup: Probability  # share of the run in which the teacher's temperature goes from one to the other
-    momentum: PairOfProbabilities  # lambda: m of the teacher, at the first step and at the last
+    momentum: PairOfProbabilities  # lambda: m of the teacher, at the first step and after the last
     centre_momentum: Probability  # m
     outputs: Annotated[int, Field(ge=2)]  # K
     frozen_epochs: Annotated[int, Field(ge=0)]  # first epochs, in which the last layer stays
-    decay_end: NonNegativeFloat  # what the optimiser's weight decay comes to at the end
+    decay_end: NonNegativeFloat  # what the optimiser's weight decay has risen to after the last step
     crops: CropsParams
-    projector: HeadParams  # up to the bottleneck before the last layer
+    projector: TeacherHeadParams  # up to the bottleneck before the last layer
+    export: Literal["teacher", "student"]  # whose backbone is exported and probed
 
     @model_validator(mode="after")
     def _the_teacher_is_sharper(self) -> "TeacherParams":
@@ -105,15 +113,17 @@ class Teacher(MultiCrop):
     def __init__(self, params: TeacherParams, facts: Facts):
         super().__init__(facts, params.crops, params.block)
         self.params = params
-        projector = mlp(self.backbone.width, params.projector)
-        width = params.projector.out if params.projector.layers else self.backbone.width
+        head = params.projector
+        projector = mlp(self.backbone.width, head, norm=head.norm, activation=head.activation)
+        start_small(projector)
+        width = head.out if head.layers else self.backbone.width
         self.head = nn.Sequential(projector, CosineLayer(width, params.outputs))
         self.teacher = nn.ModuleList([target_of(self.backbone), target_of(self.head)])
         self.register_buffer("centre", torch.zeros(params.outputs))  # C
 
     def teacher_temperature(self, progress: Progress) -> float:
         start, end = self.params.teacher_temperature_start, self.params.teacher_temperature
-        return start + (end - start) * min(1.0, progress.fraction / max(self.params.teacher_warmup, 1e-9))
+        return start + (end - start) * progress.of(self.params.teacher_warmup)
 
     def before_step(self, progress: Progress) -> None:
         if progress.epoch < self.params.frozen_epochs:
@@ -127,9 +137,12 @@ class Teacher(MultiCrop):
 
     def groups(self) -> list[Group]:
         start, end = self.params.optimizer.weight_decay, self.params.decay_end
-        weights, others = decayed_groups(self.named_parameters())
+        weights, others = super().groups()
         weights.decay = lambda progress: end + (start - end) * (1 + math.cos(math.pi * progress.fraction)) / 2
         return [weights, others]
+
+    def encoder(self) -> nn.Module:
+        return self.teacher[0] if self.params.export == "teacher" else self.backbone
 
 
 class ClustersParams(MethodParams):

@@ -172,6 +172,13 @@ class HeadParams(Strict):
     out: PositiveInt
 
 
+class TeacherHeadParams(HeadParams):
+    """A projector whose norm and activation are choices: DINO's and iBOT's have neither batch norm nor ReLU."""
+
+    norm: Literal["batch", "layer", "none"]  # before each activation
+    activation: Literal["relu", "gelu"]
+
+
 class CropsParams(Strict):
     """Small views of every image beside the two of `data.image_size` pixels."""
 

@@ -14,7 +14,11 @@ from selfsup.views.recipe import two_views
 
 
 class Siamese(Task):
-    """z = g(f(view)) for two views; a method adds the loss. `embed` gives both, [B D] each."""
+    """z = g(f(view)) for two views; a method adds the loss. `embed` gives both, [B D] each.
+
+    Both views go through the networks together, so that batch norm's statistics are of all 2N views, as SimCLR and the
+    methods after it have them. A method with statistics for each view gives an `embed` of its own, with `projected`.
+    """
 
     def __init__(self, facts: Facts, projector: HeadParams, norm_output: bool = False):
         super().__init__()
@@ -26,15 +30,20 @@ class Siamese(Task):
     def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
         return two_views(batch, draw, self.recipe, self.size)
 
+    def projected(self, images: Tensor) -> Tensor:  # [n 3 S S] -> [n D]
+        """z of images whose batch norm statistics are their own."""
+        return self.projector(self.backbone(images)["pooled"])
+
     def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
-        return self.projector(self.backbone(torch.cat(views))["pooled"]).chunk(2)
+        return self.projected(torch.cat(views)).chunk(2)
 
 
 class Momentum(Siamese):
     """The query encoder learns by gradient; the key encoder, which makes the targets, is its slowly moving average.
 
-    He et al. 2020, arXiv:1911.05722, equation 2. `momentum` is m at the start and at the end of the run. Queries and
-    keys are forwards of their own, so that each view has its own batch norm statistics.
+    He et al. 2020, arXiv:1911.05722, equation 2. `momentum` is m at the first step and after the last. Queries and
+    keys are forwards of their own, so that each view has its own batch norm statistics. The query encoder is the one
+    that is exported and probed, as in the papers.
     """
 
     def __init__(self, facts: Facts, projector: HeadParams, momentum: Pair, norm_output: bool = False):
@@ -54,7 +63,7 @@ class Momentum(Siamese):
 
     def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
         query, key, place = views
-        return self.projector(self.backbone(query)["pooled"]), self.keys(key), place
+        return self.projected(query), self.keys(key), place
 
     def m(self, progress: Progress) -> float:
         return cosine_momentum(self.momentum, progress.fraction)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,10 @@ class Progress:
     def fraction(self) -> float:
         """0 at the first step, 1 after the last."""
         return self.step / self.steps
+
+    def of(self, share: float) -> float:
+        """How much of the run's first `share` is done: 0 at the first step, 1 from its end on; 1 at once for 0."""
+        return 1.0 if self.fraction >= share else self.fraction / share
 
 
 @dataclass(frozen=True)
@@ -119,17 +123,26 @@ class Task(nn.Module):
         """Called after an optimiser step that was taken: momentum encoders, queues, centres."""
 
     def groups(self) -> list[Group]:
-        """Parameters and their schedules. By default biases and the scales of norms are not decayed."""
-        return decayed_groups(self.named_parameters())
+        """Parameters and their schedules. By default biases, scales of norms, tokens and positions are not decayed."""
+        return decayed_groups(self)
 
     def encoder(self) -> nn.Module:
         """What is exported and probed: images [B 3 H W] in 0..1 -> {"pooled": [B D], ...}."""
         return self.backbone
 
 
-def decayed_groups(parameters: Iterator[tuple[str, nn.Parameter]], lr: Schedule | None = None) -> list[Group]:
-    """Two groups: weights, decayed, and everything with fewer than two dimensions, not decayed."""
-    trained = [parameter for _, parameter in parameters if parameter.requires_grad]
-    weights = [parameter for parameter in trained if parameter.ndim >= 2]
-    others = [parameter for parameter in trained if parameter.ndim < 2]
+def decayed_groups(
+    task: nn.Module, wanted: Callable[[str], bool] = lambda name: True, lr: Schedule | None = None
+) -> list[Group]:
+    """The trained parameters of the `wanted` names in two groups: weights, and those that are not decayed.
+
+    Not decayed are parameters of fewer than two dimensions, such as biases, scales of norms and mask tokens, and those
+    that a network of timm lists in its `no_weight_decay`: class and register tokens, positions.
+    """
+    spared = {
+        f"{path}.{name}" for path, part in task.named_modules() for name in getattr(part, "no_weight_decay", set)()
+    }
+    named = [(name, p) for name, p in task.named_parameters() if p.requires_grad and wanted(name)]
+    weights = [p for name, p in named if p.ndim >= 2 and name not in spared]
+    others = [p for name, p in named if p.ndim < 2 or name in spared]
     return [Group(weights, lr), Group(others, lr, decay=lambda _: 0.0)]

@@ -6,11 +6,11 @@ import torch
 from selfsup.data.shards import write
 from tests.contract.runs import dropped, steps_in_float64
 from tests.contract.test_processes import TOLERANCE, largest_difference
-from tests.helpers import HEADS, METHODS, params, processes
+from tests.helpers import HEADS, METHODS, params, processes, sized
 
 HEAD = {"layers": 1, "hidden": 32, "out": 16}  # nothing that normalises over the batch
 EXACT = {f"methods__{method}__backbone": "vit" for method in METHODS} | {
-    f"methods__{method}__{head}": HEAD for method, head in HEADS
+    f"methods__{method}__{head}": sized(method, head, **HEAD) for method, head in HEADS
 }
 # without the batch norm on its output
 EXACT |= {

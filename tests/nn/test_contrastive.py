@@ -90,7 +90,7 @@ def test_ring_keeps_the_middle(views, outer, inner):
     _, negatives = similarities(*views, TAU)
     kept = ring(negatives, outer, inner)
     for row, (_, s) in zip(kept, slow(*views, TAU), strict=True):
-        most = max(1, math.ceil(outer * len(s)))
+        most = max(1, math.floor(outer * len(s)))
         least = min(math.floor(inner * most), most - 1)
         expected = sorted(s, reverse=True)[least:most]
         np.testing.assert_allclose(sorted(row[row.isfinite()].tolist(), reverse=True), expected, rtol=1e-12)
@@ -180,13 +180,13 @@ def corrected(p, s, knobs, beta=0.0):
 
 def middling(p, s, knobs):
     """InfoNCE over the ring that the run's end keeps."""
-    most = max(1, math.ceil(knobs["outer"] * len(s)))
+    most = max(1, math.floor(knobs["outer"] * len(s)))
     kept = sorted(s, reverse=True)[min(math.floor(knobs["inner"] * most), most - 1) : most]
     return -p + math.log(math.exp(p) + sum(map(math.exp, kept)))
 
 
 def hardest(p, s, knobs):
-    kept = sorted(s)[-math.ceil(knobs["hard"] * len(s)) :]
+    kept = sorted(s)[-math.floor(knobs["hard"] * len(s)) :]
     return -p + knobs["negative_weight"] * np.mean(kept)
 
 
@@ -243,7 +243,7 @@ def test_the_ring_closes_in_during_the_run(hundred, views):
     for step, outer in ((0, 1.0), (10, 0.8), (20, 0.6), (40, 0.2), (60, 0.2), (79, 0.2)):
         output = task.loss(views, Progress(step, 80, 5))
         rows = list(slow(*views, knobs["temperature"]))
-        expected = np.mean([middling(p, s, {"outer": outer - 1e-9, "inner": 0.0}) for p, s in rows])
+        expected = np.mean([middling(p, s, {"outer": outer + 1e-9, "inner": 0.0}) for p, s in rows])
         assert output.loss.item() == pytest.approx(expected, rel=1e-10), step
         alike.append(output.logs["negative_similarity"].item())
     assert alike[0] < alike[1] < alike[2] < alike[3] == alike[4] == alike[5]

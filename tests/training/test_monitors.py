@@ -12,9 +12,9 @@ def test_closed_forms():
     eye = torch.eye(8)
     assert monitors.rank_me(eye).item() == pytest.approx(8, rel=1e-4)
     assert monitors.rank_me(torch.ones(6, 4)).item() == pytest.approx(1, rel=1e-4)
-    assert monitors.uniformity(eye).item() == pytest.approx(-2 * 2, rel=1e-5)  # |e_i - e_j|^2 = 2, t = 2
-    assert monitors.alignment(eye, eye * 3).item() == pytest.approx(0, abs=1e-6)
-    assert monitors.alignment(eye, -eye).item() == pytest.approx(4, rel=1e-6)
+    assert monitors.read([9 * eye])["uniformity"].item() == pytest.approx(-2 * 2, rel=1e-5)  # |e_i - e_j|^2 = 2, t = 2
+    assert monitors.read([eye, eye * 3])["alignment"].item() == pytest.approx(0, abs=1e-6)
+    assert monitors.read([eye, -5 * eye])["alignment"].item() == pytest.approx(4, rel=1e-6)
 
 
 def test_spread_is_1_for_isotropic_and_0_for_collapsed():

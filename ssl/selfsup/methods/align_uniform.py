@@ -7,11 +7,12 @@ Hypersphere", arXiv:2005.10242; section 4.1, uniformity being the mean of both v
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
+from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather
+from selfsup.nn.hypersphere import alignment, uniformity
 from selfsup.params import HeadParams, MethodParams
 from selfsup.siamese import Siamese
 from selfsup.task import Facts, Output, Progress
@@ -25,18 +26,6 @@ class Params(MethodParams):
     projector: HeadParams
 
 
-def alignment(a: Tensor, b: Tensor, alpha: float) -> Tensor:  # [N D] of length 1 -> []
-    """E |a - b|^alpha over positive pairs."""
-    return (a - b).square().sum(1).clamp(min=1e-24).pow(alpha / 2).mean()
-
-
-def uniformity(z: Tensor, t: float) -> Tensor:  # [N D] of length 1 -> []
-    """log E exp(-t |z_i - z_j|^2) over pairs i != j."""
-    squares = 2 - 2 * z @ z.T
-    apart = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
-    return squares[apart].mul(-t).exp().mean().log()
-
-
 class AlignUniform(Siamese):
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector)
@@ -44,7 +33,7 @@ class AlignUniform(Siamese):
 
     def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
         a, b = (gather(z) for z in embeddings)
-        x, y = (F.normalize(z if z.dtype == torch.float64 else z.float(), dim=1) for z in (a, b))
+        x, y = unit(a), unit(b)
         with torch.autocast(x.device.type, enabled=False):
             align = alignment(x, y, self.params.alpha)
             uniform = (uniformity(x, self.params.t) + uniformity(y, self.params.t)) / 2

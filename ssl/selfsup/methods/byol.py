@@ -22,7 +22,7 @@ from selfsup.views.recipe import two_views
 
 
 class Params(MethodParams):
-    momentum: PairOfProbabilities  # m of the target, at the first step (tau_base in the paper) and at the last
+    momentum: PairOfProbabilities  # m of the target, at the first step (tau_base in the paper) and after the last
     projector: HeadParams  # g
     predictor: HeadParams  # q, of the online network only
 

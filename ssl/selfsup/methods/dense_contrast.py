@@ -27,7 +27,7 @@ class Params(MethodParams):
     temperature: PositiveFloat  # tau
     dense_weight: Probability  # lambda
     queue: PositiveInt  # K of both queues
-    momentum: PairOfProbabilities  # m of the key encoder, at the first step and at the last
+    momentum: PairOfProbabilities  # m of the key encoder, at the first step and after the last
     projector: HeadParams  # of the pooled features
     dense_projector: HeadParams  # of each place
 

@@ -28,7 +28,7 @@ Shape = Annotated[float, Field(ge=1)]
 class Params(MethodParams):
     temperature: PositiveFloat  # tau
     queue: PositiveInt  # K
-    momentum: PairOfProbabilities  # m of the key encoder, at the first step and at the last
+    momentum: PairOfProbabilities  # m of the key encoder, at the first step and after the last
     positive: Shape | None  # alpha of Beta(alpha, alpha) + 1, how far positives are pushed apart; null: not
     negative: Shape | None  # alpha of Beta(alpha, alpha), by which negatives are mixed; null: not
     projector: HeadParams

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from selfsup.errors import UserError
 from selfsup.nn.contrastive import queue_similarities, unit
-from selfsup.nn.distributed import gather, mean_over_ranks
+from selfsup.nn.distributed import gather, world
 from selfsup.nn.heads import mlp
 from selfsup.params import HeadParams, MethodParams, Probability
 from selfsup.task import Batch, Facts, Output, Progress, Task
@@ -45,7 +45,8 @@ def nce(positive: Tensor, noise: Tensor, log_z: Tensor, images: int) -> Tensor: 
 
 class InstanceDiscrimination(Task):
     bank: Tensor
-    z: Tensor
+    log_z: Tensor
+    estimated: Tensor
 
     def __init__(self, params: Params, facts: Facts):
         super().__init__()
@@ -59,7 +60,8 @@ class InstanceDiscrimination(Task):
         self.projector = mlp(self.backbone.width, params.projector)
         width = params.projector.out if params.projector.layers else self.backbone.width
         self.register_buffer("bank", unit(torch.randn(facts.samples, width)))  # v, by sample id
-        self.register_buffer("z", torch.zeros(()))  # Z / n; 0: not estimated yet
+        self.register_buffer("log_z", torch.zeros(()))  # log(Z / n): e^(1 / tau) leaves float32 below a tau of 0.0113
+        self.register_buffer("estimated", torch.zeros((), dtype=torch.bool))  # whether it is
 
     def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
         """A view, the samples' ids, and the ids of their noise, int64 [B m]."""
@@ -78,13 +80,15 @@ class InstanceDiscrimination(Task):
         if not self.params.negatives:
             return Output(full_softmax(s, ids), carry=carry, embeddings=[carry["f"]])
         others = s.gather(1, noise)  # [N m]
-        z = torch.where(self.z > 0, self.z, mean_over_ranks(others.detach().exp().mean().to(self.z.dtype)))
-        loss = nce(s.gather(1, ids[:, None])[:, 0], others, (z * self.images).log(), self.images)
-        return Output(loss, carry=carry | {"z": z}, embeddings=[carry["f"]])
+        mean = gather(others.detach().flatten().logsumexp(0)[None]).logsumexp(0) - math.log(world() * others.numel())
+        log_z = torch.where(self.estimated, self.log_z, mean.to(self.log_z.dtype))
+        loss = nce(s.gather(1, ids[:, None])[:, 0], others, log_z + math.log(self.images), self.images)
+        return Output(loss, carry=carry | {"log_z": log_z}, embeddings=[carry["f"]])
 
     def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
-        if "z" in carry:
-            self.z.copy_(carry["z"])
+        if "log_z" in carry:
+            self.log_z.copy_(carry["log_z"])
+            self.estimated.fill_(True)
         ids, m = carry["ids"], self.params.momentum
         moved = m * self.bank[ids] + (1 - m) * unit(carry["f"]).to(self.bank.dtype)
         self.bank[ids] = unit(moved)

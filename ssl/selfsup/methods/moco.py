@@ -25,7 +25,7 @@ from selfsup.task import Facts, Output, Progress
 class Params(MethodParams):
     temperature: PositiveFloat  # tau
     queue: PositiveInt  # K, the keys of earlier batches that are negatives
-    momentum: PairOfProbabilities  # m of the key encoder, at the first step and at the last
+    momentum: PairOfProbabilities  # m of the key encoder, at the first step and after the last
     projector: HeadParams
 
 

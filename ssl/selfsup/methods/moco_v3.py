@@ -24,7 +24,7 @@ from selfsup.task import Facts, Output, Progress
 
 class Params(MethodParams):
     temperature: PositiveFloat  # tau
-    momentum: PairOfProbabilities  # m of the key encoder, at the first step and at the last
+    momentum: PairOfProbabilities  # m of the key encoder, at the first step and after the last
     freeze_patch: bool  # the transformer's patch projection is not trained
     projector: HeadParams  # with a batch norm on its output
     predictor: HeadParams  # of the queries only, likewise
@@ -50,7 +50,7 @@ class MoCoV3(Momentum):
 
     def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
         a, b = views[:2]
-        q = [self.predictor(self.projector(self.backbone(view)["pooled"])) for view in (a, b)]
+        q = [self.predictor(self.projected(view)) for view in (a, b)]
         return *q, self.keys(a), self.keys(b)
 
     def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:

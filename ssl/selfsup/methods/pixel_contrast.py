@@ -23,7 +23,7 @@ from selfsup.views.recipe import two_places
 class Params(MethodParams):
     threshold: PositiveFloat  # T: positives are nearer than so many diagonals of a place
     sharpness: NonNegativeFloat  # gamma, of the similarities that weigh the propagation
-    momentum: PairOfProbabilities  # of the key encoder, at the first step and at the last
+    momentum: PairOfProbabilities  # of the key encoder, at the first step and after the last
     projector: HeadParams  # of each place
 
 

@@ -26,7 +26,7 @@ class Params(MethodParams):
     student_temperature: PositiveFloat  # tau_s
     teacher_temperature: PositiveFloat  # tau_t, lower: the target is sharper than what is to match it
     queue: PositiveInt  # K, the embeddings that all others are compared with
-    momentum: PairOfProbabilities  # m of the teacher, at the first step and at the last
+    momentum: PairOfProbabilities  # m of the teacher, at the first step and after the last
     projector: HeadParams
 
     @model_validator(mode="after")

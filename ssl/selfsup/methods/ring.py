@@ -35,7 +35,7 @@ class Ring(Siamese):
     def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
         a, b = (gather(z) for z in embeddings)
         knobs = self.params
-        fallen = min(1.0, progress.fraction / knobs.anneal) if knobs.anneal else 1.0
+        fallen = progress.of(knobs.anneal)
 
         def within(positive: Tensor, negatives: Tensor) -> Tensor:  # [2]: the loss, the mean cosine of what is kept
             kept = ring(negatives, 1 + (knobs.outer - 1) * fallen, knobs.inner)

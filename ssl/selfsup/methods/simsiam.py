@@ -34,13 +34,15 @@ class SimSiam(Siamese):
         self.stop_gradient, self.peak = params.stop_gradient, facts.peak_lr
 
     def forward(self, views: tuple[Tensor, Tensor], progress: Progress) -> Output:
-        z = [self.projector(self.backbone(view)["pooled"]) for view in views]  # one batch norm a view
+        z = [self.projected(view) for view in views]  # batch norm's statistics are each view's own
         p1, p2 = (self.predictor(x) for x in z)
         z1, z2 = (x.detach() for x in z) if self.stop_gradient else z
         loss = distance(p1, z2) / 2 + distance(p2, z1) / 2
         return Output(loss, embeddings=[gather(x.detach()) for x in z])
 
     def groups(self) -> list[Group]:
-        mine = [(name, p) for name, p in self.named_parameters() if name.startswith("predictor.")]
-        rest = [(name, p) for name, p in self.named_parameters() if not name.startswith("predictor.")]
-        return decayed_groups(iter(rest)) + decayed_groups(iter(mine), lr=lambda _: self.peak)
+        def predicts(name: str) -> bool:
+            return name.startswith("predictor.")
+
+        rest = decayed_groups(self, lambda name: not predicts(name))
+        return rest + decayed_groups(self, predicts, lr=lambda _: self.peak)

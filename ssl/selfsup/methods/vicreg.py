@@ -43,6 +43,9 @@ class VICReg(Siamese):
         super().__init__(facts, params.projector)
         self.params = params
 
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
+        return [self.projected(view) for view in views]  # batch norm's statistics are each view's own
+
     def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
         a, b = (gather(z if z.dtype == torch.float64 else z.float()) for z in embeddings)
         with torch.autocast(a.device.type, enabled=False):

@@ -99,10 +99,10 @@ def debiased(positive: Tensor, negatives: Tensor, tau: float, tau_plus: float, b
 def ring(negatives: Tensor, outer: float, inner: float) -> Tensor:  # [M K] -> [M K]
     """Of each row's negatives the nearest `outer` share, less the nearest `inner` share of those; the others -inf.
 
-    At least one is kept.
+    Both shares are rounded down to whole negatives. At least one is kept.
     """
-    count = negatives.isfinite().sum(1, keepdim=True)
-    most = (outer * count).ceil().clamp(min=1)
-    least = torch.minimum((inner * most).floor(), most - 1)
+    count = negatives.isfinite().sum(1, keepdim=True).double()
+    most = (outer * count + 1e-9).floor().clamp(min=1)  # the product 0.29 * 100 is less than 29
+    least = torch.minimum((inner * most + 1e-9).floor(), most - 1)
     rank = negatives.argsort(dim=1, descending=True, stable=True).argsort(dim=1)  # 0: the nearest
     return negatives.masked_fill((rank < least) | (rank >= most), -torch.inf)

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfsup.nn.contrastive import unit
+from selfsup.nn.hypersphere import alignment, uniformity
+
 ROWS = 512  # enough for a reading, cheap beside a step
 
 
@@ -22,30 +25,21 @@ def spread(z: Tensor) -> Tensor:  # [N D] -> []
     return F.normalize(z, dim=1).std(0).mean() * math.sqrt(z.shape[1])
 
 
-def uniformity(z: Tensor, t: float = 2.0) -> Tensor:  # [N D] -> []
-    """log E exp(-t |z_i - z_j|^2) over pairs of different normalised rows (Wang & Isola 2020, arXiv:2005.10242)."""
-    return torch.pdist(F.normalize(z, dim=1)).square().mul(-t).exp().mean().log()
-
-
-def alignment(a: Tensor, b: Tensor) -> Tensor:  # [N D], [N D] -> []
-    """E |a_i - b_i|^2 over positive pairs of normalised rows (ibid.)."""
-    return (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean()
-
-
 @torch.no_grad()
 def read(embeddings: Sequence[Tensor]) -> dict[str, Tensor]:
     """All monitors of one step's embeddings, [N D] a view: of the first view alone, and of the first pair."""
     if not embeddings or len(embeddings[0]) < 2:
         return {}
     a = embeddings[0][:ROWS].float()
-    out = {"spread": spread(a), "rank_me": rank_me(a), "uniformity": uniformity(a)}
+    x = unit(a)
+    out = {"spread": spread(a), "rank_me": rank_me(a), "uniformity": uniformity(x)}
     if len(embeddings) > 1:
-        b = embeddings[1][:ROWS].float()
-        s = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T  # [n n]
+        y = unit(embeddings[1][:ROWS].float())
+        s = x @ y.T  # [n n]
         positive = s.diagonal()
         hardest = s.masked_fill(torch.eye(len(s), dtype=torch.bool, device=s.device), -1).max(1).values
         out |= {
-            "alignment": alignment(a, b),
+            "alignment": alignment(x, y),
             "positive_similarity": positive.mean(),
             "hardest_negative_similarity": hardest.mean(),
         }
@@ -59,17 +53,17 @@ def alarm(rows: Sequence[Mapping[str, float]]) -> str | None:
         return None
     spread_now = max(row["spread"] for row in last)
     rank_now = max(row["rank_me"] for row in last)
-    if spread_now < 0.1 and "alignment" in last[-1]:  # features of a method without pairs may share a large mean
-        return (
-            f"collapsed: the normalised embeddings' deviation is {spread_now:.3f} of an isotropic one's (all images "
-            "look alike to the network). Likely causes: no stop-gradient or predictor, a learning rate or momentum "
-            "far off, views so strong that nothing is left to agree on"
-        )
     if max(row.get("below_uniform", 1.0) for row in last) < 0.01:
         return (
             "collapsed: the loss stands at the logarithm of the number of prototypes, that of targets that are "
             "the same for all of them. Likely causes: a teacher temperature too high, a learning rate far "
             "off, too few steps"
+        )
+    if spread_now < 0.1 and "alignment" in last[-1]:  # features of a method without pairs may share a large mean
+        return (
+            f"collapsed: the normalised embeddings' deviation is {spread_now:.3f} of an isotropic one's (all images "
+            "look alike to the network). Likely causes: no stop-gradient or predictor, a learning rate or momentum "
+            "far off, views so strong that nothing is left to agree on"
         )
     if rank_now < 2:
         return (
