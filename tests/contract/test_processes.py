@@ -82,7 +82,7 @@ def test_a_gather_without_gradient_is_caught(one, hundred, tmp_path):
 
 
 def test_batch_norm_without_the_other_ranks_gradient_is_caught(one, hundred, tmp_path):
-    normalised = ["simclr", "byol", "moco", "swav", "dino", "rotation", "supervised"]
+    normalised = ["simclr", "byol", "moco", "swav", "barlow_twins", "rotation", "supervised"]
     broken = processes(2, steps_in_float64, normalised, hundred, tmp_path, "sum")
     for method in normalised:
         assert largest_difference(one[method], broken[method])[1] > 1e3 * TOLERANCE, method
