@@ -4,21 +4,26 @@ Only the knobs of a method live elsewhere: each `methods/<name>.py` has its own 
 Nothing here has a default: values live in `params.yaml` only. This module imports neither torch nor DVC.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
-from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from selfsup.errors import ROOT, UserError
-from selfsup.strict import Strict, choose, known, parse, shown
+from selfsup.strict import Strict, choose, known, parse, read_yaml, shown
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 METHODS = Path(__file__).parent / "methods"
-LARGEST = 100_000  # bytes of params.yaml
-MOST = 10_000  # values in it
+
+
+class GroupTable(Strict):
+    """A CSV file with a header that says which group each image file belongs to."""
+
+    table: str  # the CSV file
+    file: str  # the column of file names: the path below data.path, the name alone, or the name without extension
+    group: str  # the column of groups
 
 
 class Data(Strict):
@@ -33,11 +38,15 @@ class Data(Strict):
     resize: Annotated[int, Field(ge=8)] | None  # longest side of the images written to shards; null keeps the bytes
     validation: Annotated[float, Field(gt=0, lt=0.5)]  # share of the training images held out for choices
     test: Annotated[float, Field(gt=0, lt=0.5)]  # share held out for the final figures when the source has no test
+    duplicates: Literal["warn", "drop", "fail"]  # images that are equal, pixel for pixel, to an image of another split
+    group: str | GroupTable | None  # what must stay in one split: a regular expression on file names, or a table
+    rare: Literal["keep", "drop", "fail"]  # classes with too few images for an image in every split
     limit: PositiveInt | None  # use only so many training images, a seeded stratified draw
     on_error: Literal["fail", "skip"]  # an unreadable file: stop and name it, or list it and go on
     samples_per_shard: PositiveInt
     verify: Literal["full", "size"]  # check shards by SHA-256 or only by size and count before use
     cache: Literal["auto", "memory", "disk", "none"]  # where decoded images are kept
+    watch: Literal["listing", "content", "none"]  # how a change of the files at `path` and of the table is noticed
 
     @model_validator(mode="after")
     def _source_has_what_it_needs(self) -> "Data":
@@ -45,6 +54,15 @@ class Data(Strict):
             raise ValueError(f"data.path: source {self.source} needs a path")
         if self.source == "torchvision" and self.name is None:
             raise ValueError("data.name: source torchvision needs the name of a data set, such as CIFAR10")
+        return self
+
+    @model_validator(mode="after")
+    def _group_is_an_expression(self) -> "Data":
+        if isinstance(self.group, str):
+            try:
+                re.compile(self.group)
+            except re.error as error:
+                raise ValueError(f"data.group: {self.group!r} is no regular expression: {error}; fix it") from None
         return self
 
 
@@ -253,27 +271,9 @@ class Params(Strict):
 def load(path: Path | str = "params.yaml") -> Params:
     """Read and validate `params.yaml` (YAML 1.2, so 1e-4 is a number). Raises `UserError`."""
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(LARGEST + 1)
+        values = read_yaml(path)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; {_home()}") from None
-    if len(data) > LARGEST:
-        raise UserError(f"{path}: more than {LARGEST:,} bytes; are these parameters?")
-    try:
-        text = data.decode("utf-8-sig")
-        yaml = YAML(typ="safe", pure=True)
-        _count(yaml.compose(text), {})
-        values = yaml.load(text)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UserError(f"{path}:{line} is not valid YAML: {problem}") from None
-    except Exception as error:  # an impossible date, a number of a million digits, a thousand brackets, ...
-        problem = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: is not valid YAML: {problem}") from error
     if _stray(Path(path), values):
         raise UserError(f"{path}: {Path.cwd()} is not the project's root; delete this file and {_home()}")
     return parse(Params, values)
@@ -288,15 +288,3 @@ def _stray(path: Path, values: Any) -> bool:
     folder = path.resolve().parent
     few = isinstance(values, dict) and set(values) < set(Params.model_fields)
     return few and ROOT in folder.parents and not (folder / "dvc.yaml").exists()
-
-
-def _count(node: Any, known: dict[int, int]) -> int:
-    """How many values a YAML node stands for, its aliases written out. Raises `ValueError` beyond `MOST`."""
-    if id(node) not in known:
-        known[id(node)] = MOST  # of a node inside itself
-        children = node.value if isinstance(node, SequenceNode | MappingNode) else []
-        parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
-        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
-    if known[id(node)] > MOST:
-        raise ValueError(f"its aliases stand for more than {MOST:,} values")
-    return known[id(node)]

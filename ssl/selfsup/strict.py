@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from selfsup.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)
+LARGEST = 100_000  # bytes of params.yaml
+MOST = 10_000  # values in it
 
 _short = reprlib.Repr()  # of what may be long or nested
 _short.maxstring = _short.maxother = _short.maxlong = 80
@@ -87,3 +91,38 @@ def parse(model: type[M], values: Any, prefix: str = "", file: str = "params.yam
         return model.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{file}: {_line(error, prefix, model)}") from None
+
+
+def read_yaml(path: Path | str) -> Any:
+    """A file of parameters (YAML 1.2, so 1e-4 is a number). Raises `UserError` and `FileNotFoundError`."""
+    with Path(path).open("rb") as file:
+        data = file.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise UserError(f"{path}: more than {LARGEST:,} bytes; are these parameters?")
+    try:
+        text = data.decode("utf-8-sig")
+        yaml = YAML(typ="safe", pure=True)
+        _count(yaml.compose(text), {})
+        return yaml.load(text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{path}:{line} is not valid YAML: {problem}") from None
+    except Exception as error:  # an impossible date, a number of a million digits, a thousand brackets, ...
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: is not valid YAML: {problem}") from error
+
+
+def _count(node: Any, known: dict[int, int]) -> int:
+    """How many values a YAML node stands for, its aliases written out. Raises `ValueError` beyond `MOST`."""
+    if id(node) not in known:
+        known[id(node)] = MOST  # of a node inside itself
+        children = node.value if isinstance(node, SequenceNode | MappingNode) else []
+        parts = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
+        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    if known[id(node)] > MOST:
+        raise ValueError(f"its aliases stand for more than {MOST:,} values")
+    return known[id(node)]

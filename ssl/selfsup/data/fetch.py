@@ -22,6 +22,11 @@ _URL = re.compile(r"(\w+::)*[a-z][a-z0-9+.-]*://")  # opened by fsspec
 _PACKED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 
 
+def is_remote(pattern: str) -> bool:
+    """Whether a pattern's shards are not files of this machine."""
+    return pattern.startswith(STREAMS) or bool(_URL.match(pattern))
+
+
 def list_shards(pattern: str) -> list[str]:
     """The paths or URLs that a pattern stands for; none when nothing is there. Raises `UserError` if only some are."""
     from braceexpand import braceexpand

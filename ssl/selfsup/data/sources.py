@@ -161,7 +161,9 @@ def _list(root: Path, folder: str) -> Iterator[str]:
     """
     known, images, others = decode.extensions(), 0, Counter[str]()
     title = f"list {text((root / folder).name)}"
-    for path in tqdm(_files(str(root / folder), f"{folder}/" if folder else "", set()), title, unit=" files", delay=2):
+    for path in tqdm(
+        files_below(str(root / folder), f"{folder}/" if folder else "", set()), title, unit=" files", delay=2
+    ):
         extension = PurePosixPath(path).suffix.lower()
         if extension in known:
             images += 1
@@ -173,7 +175,7 @@ def _list(root: Path, folder: str) -> Iterator[str]:
         raise UserError(f"data.path: no images in {root / folder} (other files: {seen or 'none'}); mend the path")
 
 
-def _files(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[str]:
+def files_below(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[str]:
     """`prefix` and path of the files below a folder in the order of their whole paths, without holding them all.
 
     Links are followed, but no folder is visited twice, so that circular links end.
@@ -186,7 +188,7 @@ def _files(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[
         names = [entry.name + "/" * entry.is_dir() for entry in entries if not entry.name.startswith(".")]
     for name in sorted(names):
         if name.endswith("/"):
-            yield from _files(f"{folder}/{name[:-1]}", prefix + name, visited)
+            yield from files_below(f"{folder}/{name[:-1]}", prefix + name, visited)
         else:
             yield prefix + name
 

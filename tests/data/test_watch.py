@@ -1,0 +1,105 @@
+"""What is written of the files that lie outside the project changes when they do, and only then."""
+
+import os
+import shutil
+
+import pytest
+
+from selfsup.data.watch import watched
+from tests.data.make import class_folders, data, shards
+
+
+@pytest.fixture
+def root(tmp_path):
+    return class_folders(tmp_path / "images", {"a": 3, "b/c": 2})
+
+
+def change_bytes(root, times=False):
+    path = root / "b/c/001.png"
+    info = path.stat()
+    path.write_bytes(bytes(reversed(path.read_bytes())))
+    if not times:
+        os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+CHANGES = {
+    "an image is added": lambda root: shutil.copy2(root / "a/000.png", root / "a/003.png"),
+    "an image is removed": lambda root: (root / "a/002.png").unlink(),
+    "an image is renamed": lambda root: (root / "a/002.png").rename(root / "a/004.png"),
+    "an image changes its class": lambda root: (root / "a/002.png").rename(root / "b/c/002.png"),
+    "an image is longer": lambda root: (root / "a/002.png").open("ab").write(b"x"),
+    "an image is overwritten": lambda root: change_bytes(root, times=True),
+}
+
+
+@pytest.mark.parametrize("watch", ["listing", "content"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_every_change_is_noticed(root, watch, change):
+    values = data(source="image_folder", path=str(root), watch=watch)
+    before = watched(values)
+    assert watched(values) == before and f"files by {watch}" in before
+    change(root)
+    assert watched(values) != before
+
+
+def test_content_sees_bytes_alone_and_a_listing_times_and_sizes(root):
+    listing, content = (data(source="image_folder", path=str(root), watch=watch) for watch in ("listing", "content"))
+    before = {values.watch: watched(values) for values in (listing, content)}
+    os.utime(root / "a/000.png", (1, 1))
+    assert watched(content) == before["content"] and watched(listing) != before["listing"]
+    before["listing"] = watched(listing)
+    change_bytes(root)
+    assert watched(content) != before["content"] and watched(listing) == before["listing"]
+
+
+def test_the_place_of_the_folder_does_not_count(root):
+    values = data(source="image_folder", path=str(root), watch="listing")
+    moved = root.rename(root.with_name("moved"))
+    there = watched(data(source="image_folder", path=str(moved), watch="listing"))
+    moved.rename(root)
+    assert watched(values) == there
+
+
+def test_what_no_image_can_be_read_from_is_no_obstacle(root):
+    (root / "a/link.png").symlink_to(root / "nowhere")
+    os.mkfifo(root / "a/pipe.png")
+    for watch in ("listing", "content"):
+        assert "7 files" in watched(data(source="image_folder", path=str(root), watch=watch))
+        missing = watched(data(source="image_folder", path=str(root / "nowhere"), watch=watch))
+        assert missing.startswith(f"images: 1 files by {watch}")  # sharding says that it is not there
+
+
+def test_shards_of_others_are_watched_where_they_are_files(root, tmp_path):
+    shards(tmp_path / "shards", source="image_folder", path=str(root), labels="none")
+    for pattern in (tmp_path / "shards/train", tmp_path / "shards/{split}/00000{0..0}.tar"):
+        values = data(source="webdataset", path=str(pattern), watch="listing")
+        before = watched(values)
+        os.utime(tmp_path / "shards/train/000000.tar", (1, 1))
+        assert "files by listing" in before and watched(values) != before
+        os.utime(tmp_path / "shards/train/000000.tar", (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"source": "digits"}, "images: not watched, digits are part of scikit-learn\n"),
+        ({"source": "torchvision", "name": "MNIST"}, "images: not watched, torchvision checks what it downloads\n"),
+        ({"source": "webdataset", "path": "https://a.b/{00..09}.tar"}, "dvc repro --force --single-item shard"),
+        ({"source": "webdataset", "path": "s3://bucket/*.tar"}, "images: not watched, remote shards"),
+        ({"source": "webdataset", "path": "pipe:cat x.tar"}, "images: not watched, remote shards"),
+        ({"source": "image_folder", "path": ".", "watch": "none"}, "images: not watched, as data.watch says\n"),
+    ],
+)
+def test_what_is_not_watched_is_said(overrides, said):
+    assert said in watched(data(**overrides))
+
+
+def test_a_table_of_groups_is_watched_by_its_bytes(tmp_path):
+    table = tmp_path / "patients.csv"
+    table.write_text("name,patient\n")
+    values = data(group={"table": str(table), "file": "name", "group": "patient"})
+    before = watched(values)
+    table.touch()
+    assert watched(values) == before
+    table.write_text("name,patients")
+    assert watched(values) != before
