@@ -101,10 +101,11 @@ def test_a_step_takes_views_or_classes_as_positives(hundred, form, labels):
         assert output.logs[f"recall_at_{k}"].item() == pytest.approx(np.mean(right))
 
 
-@pytest.mark.parametrize(("form", "lr"), [("pair", 1.0), ("triplet", 0.3), ("lifted", 0.3)])
-def test_recall_rises_as_training_goes(hundred, tmp_path, form, lr):
+# Pairs learn more slowly: in 24 epochs their gain depends on how a processor rounds, in 60 it is .14 or more.
+@pytest.mark.parametrize(("form", "lr", "epochs"), [("pair", 1.0, 60), ("triplet", 0.3, 24), ("lifted", 0.3, 24)])
+def test_recall_rises_as_training_goes(hundred, tmp_path, form, lr, epochs):
     rate = {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 1e-4}
-    overrides = {"pretrain__epochs": 24, "methods__metric_learning__optimizer": rate}
+    overrides = {"pretrain__epochs": epochs, "methods__metric_learning__optimizer": rate}
     overrides["methods__metric_learning__form"] = form
     rows = processes(1, trained, "metric_learning", hundred, tmp_path, overrides).rows
     for k, gain in ((1, 0.05), (5, 0.15)):
