@@ -23,7 +23,8 @@ from workload import NETWORKS, image_folder, make_images, parameters
 
 from selfsup.data.loader import Split
 from selfsup.data.shards import write
-from selfsup.evaluation.extraction import BATCH, write_features
+from selfsup.evaluation.extraction import write_features
+from selfsup.features.encode import BATCH
 from selfsup.params import Params
 from selfsup.training.build import fresh_backbone
 from selfsup.training.session import open_splits

@@ -69,7 +69,7 @@ def half(params: Params) -> tuple[Params, dict[str, Split], Path]:
 
 
 def accuracy(params: Params, splits: Mapping[str, Split], encoder: Any) -> float:
-    from selfsup.evaluation.extraction import embed
+    from selfsup.features.encode import embed
 
     device, size = next(encoder.parameters()).device, params.data.image_size
     bank, queries = (embed(encoder, splits[name], device, size, session.BANK) for name in ("train", "validation"))

@@ -22,8 +22,8 @@ from workload import NETWORKS, Lightly, parameters
 
 from selfsup.data.loader import Split
 from selfsup.data.shards import write
-from selfsup.evaluation.extraction import embed
 from selfsup.evaluation.knn import knn_accuracy
+from selfsup.features.encode import embed
 from selfsup.params import Params
 from selfsup.training.build import build_task, method_params
 from selfsup.training.loop import Plan, planned_steps, train

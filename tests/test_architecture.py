@@ -12,6 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
+from selfsup.imports import DECIDES_NOTHING, closure, files_of, imports
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ssl" / "selfsup"
 STAGES = ROOT / "stages"
@@ -24,6 +26,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
     "logs": set(),
     "errors": {"logs"},
     "files": set(),
+    "imports": set(),
     "experiment": {"errors", "files"},
     "strict": {"errors"},
     "params": {"errors", "strict"},
@@ -33,6 +36,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
     "backbones": {"errors", "params", "strict", "nn"},
     "export": {"errors", "params", "strict", "backbones"},
     "data": {"errors", "files", "params", "strict", "views"},
+    "features": {"data", "nn", "views"},
     "siamese": {"errors", "params", "strict", "task", "nn", "views"},
     "multicrop": {"errors", "params", "strict", "task", "nn", "views"},
     "methods": {"errors", "params", "strict", "task", "siamese", "multicrop", "nn", "views", "backbones"},
@@ -48,11 +52,14 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
         "views",
         "backbones",
         "data",
+        "features",
         "methods",
     },
     "training": {
         "errors",
+        "features",
         "files",
+        "imports",
         "params",
         "strict",
         "task",
@@ -85,64 +92,38 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
     "tracking_store": set(),
     "tracking_writer": {"tracking_store"},
 }
-# They decide no byte of what a stage writes: values reach DVC through `params`, and runs are not outs.
-NO_OUT = {
-    *(
-        f"ssl/selfsup/{name}.py"
-        for name in ("logs", "params", "strict", "tracking", "tracking_store", "tracking_writer")
-    ),
-    "stages/record.py",
-}
-# Readings of kNN during training are for the eye: a change of the protocol must not retrain.
-PROBE = tuple(f"ssl/selfsup/evaluation/{name}.py" for name in ("compare", "knn", "result"))
 # Code that a stage's script imports and that DVC need not know of, because it decides nothing there.
+SHARED = tuple(f"ssl/selfsup/{name}" for name in ("task.py", "siamese.py", "multicrop.py"))
 WAIVED = {
     "check": ("ssl/selfsup/",),  # its out says that params.yaml was valid, nothing else
-    "pixels": tuple(
-        f"ssl/selfsup/{name}" for name in ("training/", "methods/", "task.py", "siamese.py", "multicrop.py")
-    )
-    + PROBE,
-    "extract": ("ssl/selfsup/training/", "ssl/selfsup/task.py", *PROBE),  # the network comes from models/pretrained
-    "baseline": ("ssl/selfsup/siamese.py", "ssl/selfsup/multicrop.py", *PROBE),
-    "pretrain": ("ssl/selfsup/evaluation/extraction.py", *PROBE),
+    "pixels": ("ssl/selfsup/training/", "ssl/selfsup/methods/", *SHARED),  # the script's other half trains
+    "extract": ("ssl/selfsup/training/", "ssl/selfsup/task.py"),  # the network comes from models/pretrained
+    "baseline": ("ssl/selfsup/siamese.py", "ssl/selfsup/multicrop.py"),  # not of the supervised method
 }
-
-
-def imports(source: str) -> set[str]:
-    """All that a module imports, wherever it does: `from a.b import c` is `a.b` and `a.b.c`."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            found.add(ast.unparse(node.args[0]).removeprefix("f").strip("'\""))  # such as selfsup.methods.{name}
-    return found
 
 
 def area(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def files_of(module: str) -> list[Path]:
-    """The project's files that an import of `module` runs; `{name}` stands for any choice."""
-    if module.startswith("selfsup."):
-        place = module.removeprefix("selfsup.").replace(".", "/")
-        if "{" in place:
-            folder = PACKAGE / place.partition("/")[0]
-            return [folder / "__init__.py", *(folder / f"{name}.py" for name in CHOICES[folder.name])]
-        return [path for path in (PACKAGE / f"{place}.py", PACKAGE / place / "__init__.py") if path.exists()]
-    return [path for path in [STAGES / f"{module}.py"] if path.exists()]
+def modules(path: Path) -> set[str]:
+    return imports(path.read_text())
+
+
+def files(module: str) -> list[Path]:
+    """The files that an import of `module` runs, by a stage or the package."""
+    return files_of(module, STAGES, CHOICES)
 
 
 def test_imports_are_found():
     source = "import a.b\ndef f():\n    from c import d\n    importlib.import_module(f'selfsup.methods.{name}')\n"
     assert imports(source) == {"a.b", "c", "c.d", "selfsup.methods.{name}"}
-    assert {path.stem for path in files_of("selfsup.methods.{name}")} == {"__init__", *METHODS}
-    assert files_of("selfsup.params") == [PACKAGE / "params.py"]
-    assert files_of("json") == []
+    assert {path.stem for path in files("selfsup.methods.{name}")} == {"__init__", *METHODS}
+    assert files("selfsup.params") == [PACKAGE / "params.py"]
+    assert files("launch") == [STAGES / "launch.py"]
+    assert files("json") == files_of("queue", PACKAGE / "nn", CHOICES) == []
+    with pytest.raises(ValueError, match="absolute"):
+        imports("from . import a")
 
 
 @pytest.mark.parametrize(
@@ -168,10 +149,10 @@ def test_the_ci_script_can_be_run():
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if PACKAGE in path.parents], ids=lambda path: path.name)
 def test_imports_go_one_way(path):
-    own, found = area(path), imports(path.read_text())
+    own, found = area(path), modules(path)
     assert own in MAY_IMPORT, f"say in MAY_IMPORT what {own} may import"
     for module in found:
-        for file in files_of(module):
+        for file in files(module):
             assert file.is_relative_to(PACKAGE), f"{path}: the package imports no stage"
             other = area(file)
             assert other == own or other in MAY_IMPORT[own], f"{path}: {own} must not import {other}"
@@ -181,20 +162,20 @@ def test_imports_go_one_way(path):
 @pytest.mark.parametrize(("folder", "libraries"), [("nn", {"torch", "timm"}), ("views", {"torch"})])
 def test_networks_and_views_need_torch_only(folder, libraries):
     for path in (PACKAGE / folder).glob("*.py"):
-        outside = {module.partition(".")[0] for module in imports(path.read_text())} - sys.stdlib_module_names
+        outside = {module.partition(".")[0] for module in modules(path)} - sys.stdlib_module_names
         assert outside <= {"selfsup"} | libraries, path  # timm for its own kind of batch norm
 
 
 def test_methods_do_not_import_each_other():
     for path in (PACKAGE / "methods").glob("*.py"):
         others = {f"selfsup.methods.{name}" for name in METHODS if name != path.stem}
-        assert not imports(path.read_text()) & others, path
+        assert not modules(path) & others, path
 
 
 def test_one_file_knows_mlflow_and_none_knows_dvc():
     users = {tool: [] for tool in ("mlflow", "dvc")}
     for path in SOURCES:
-        for tool in {module.partition(".")[0] for module in imports(path.read_text())} & set(users):
+        for tool in {module.partition(".")[0] for module in modules(path)} & set(users):
             users[tool].append(path.name)
     assert users == {"mlflow": ["tracking_store.py"], "dvc": []}
 
@@ -254,17 +235,6 @@ def test_unsafe_reading_is_found(source):
     assert unsafe(source)
 
 
-def closure(path: Path, seen: set[Path] | None = None) -> set[Path]:
-    """The project's files that a script runs, itself included."""
-    seen = set() if seen is None else seen
-    if path not in seen and path.relative_to(ROOT).as_posix() not in NO_OUT:
-        seen.add(path)
-        for module in imports(path.read_text()):
-            for file in files_of(module):
-                closure(file, seen)
-    return seen
-
-
 def stages() -> dict[str, dict]:
     return YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
 
@@ -281,32 +251,59 @@ def test_coverage_by_dependencies():
     assert not any(covered(file, deps) for file in ("a/bc.py", "c/x/y.py", "e/d.py", "c/.py", "c/__init__.py"))
 
 
+def stage(name: str) -> tuple[set[str], list[str]]:
+    """The project's files that decide what a stage writes, and the files and folders that DVC knows it depends on."""
+    entry = stages()[name]
+    (script,) = re.findall(r"stages/\w+\.py", entry["cmd"])
+    used = {path.relative_to(ROOT).as_posix() for path in closure([ROOT / script], CHOICES)}
+    used = {file for file in used if not file.startswith(WAIVED.get(name, "none"))}
+    return used, [dep for dep in entry["deps"] if isinstance(dep, str)]
+
+
 @pytest.mark.parametrize("name", sorted(stages()))
 def test_dvc_knows_what_a_stage_depends_on(name):
-    stage = stages()[name]
-    stage = {**stage, **stage.get("do", {})}  # of a foreach
-    (script,) = re.findall(r"stages/\w+\.py", stage["cmd"])
-    deps = [dep for dep in stage["deps"] if isinstance(dep, str)]
-    used = {path.relative_to(ROOT).as_posix() for path in closure(ROOT / script)}
+    used, deps = stage(name)
     chosen = {file for file in used if by_name(file, used)}
-    missing = [
-        file
-        for file in sorted(used - chosen)
-        if not covered(file, deps) and (ROOT / file).stat().st_size and not file.startswith(WAIVED.get(name, ("none",)))
-    ]
+    missing = [file for file in sorted(used - chosen) if not covered(file, deps) and (ROOT / file).stat().st_size]
     assert not missing, f"dvc.yaml: stage {name} lacks deps: {', '.join(missing)}"
     if any(file.startswith("ssl/selfsup/methods/") for file in used) and name not in ("check", "pixels"):
         assert any(dep.startswith("ssl/selfsup/methods/") and "__init__" not in dep for dep in deps)
+    idle = [dep for dep in deps if dep.startswith(("ssl", "stages")) and not any(covered(file, [dep]) for file in used)]
+    assert name == "check" or not idle, f"dvc.yaml: stage {name} imports nothing of {', '.join(idle)}"
     for dep in deps:
         if dep.startswith(("ssl", "stages")) and "${" not in dep:
             assert (ROOT / dep).exists(), f"dvc.yaml: stage {name} depends on {dep}, which is not there"
+
+
+@pytest.mark.parametrize("name", sorted(WAIVED))
+def test_what_is_waived_is_imported(name):
+    (script,) = re.findall(r"stages/\w+\.py", stages()[name]["cmd"])
+    used = {path.relative_to(ROOT).as_posix() for path in closure([ROOT / script], CHOICES)}
+    assert all(any(file.startswith(waived) for file in used) for waived in WAIVED[name])
+
+
+def test_what_decides_nothing_is_there():
+    assert all(files(module) for module in DECIDES_NOTHING)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "baseline"])
+def test_dvc_trains_again_for_code_that_trains_alone(name):
+    """Methods that cluster their own features learn from `encode`; no protocol and no page has a say."""
+    _, deps = stage(name)
+    assert covered("ssl/selfsup/features/encode.py", deps)
+    judging = [path.relative_to(ROOT).as_posix() for path in (PACKAGE / "evaluation").glob("*.py")]
+    judging = [
+        file for file in judging if name == "pretrain" or not file.endswith("/extraction.py")
+    ]  # its own features
+    judging += [path.relative_to(ROOT).as_posix() for path in (PACKAGE / "report").iterdir()]
+    assert len(judging) > 15 and not [file for file in judging if covered(file, deps)]
 
 
 def by_name(file: str, used: set[str]) -> bool:
     """Whether a method or protocol is run only if a name in `params.yaml` says so."""
     folder, stem = Path(file).parent.name, Path(file).stem
     module = f"selfsup.{folder}.{stem}"
-    return stem in CHOICES.get(folder, []) and not any(module in imports((ROOT / other).read_text()) for other in used)
+    return stem in CHOICES.get(folder, []) and not any(module in modules(ROOT / other) for other in used)
 
 
 def unexplained(node: dict, lines: list[str], where: str = "") -> list[str]:

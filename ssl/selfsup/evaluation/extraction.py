@@ -1,55 +1,22 @@
-"""From images to features: the encoder in evaluation mode on the centre view of every image, over all processes."""
+"""Features of all splits as files, written by all processes."""
 
 import json
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from selfsup.data.loader import Split, ordered_batches
+from selfsup.data.loader import Split
+from selfsup.features.encode import encoded
 from selfsup.files import beside, replaced
-from selfsup.nn.distributed import rank, sum_over_ranks, world
-from selfsup.views.recipe import centre_view
+from selfsup.nn.distributed import rank, world
 
-BATCH = 256
 SPLITS = ("train", "validation", "test")
-
-
-def share(samples: int) -> tuple[int, int]:
-    """The rows [start, stop) that this process encodes."""
-    count = world()
-    return (samples * rank() + count - 1) // count, (samples * (rank() + 1) + count - 1) // count
-
-
-@torch.no_grad()
-def encoded(encoder: nn.Module, split: Split, device: torch.device, size: int) -> Iterator[tuple[int, Tensor]]:
-    """This process's share of the pooled features, batch by batch, as (first row, [B D])."""
-    training = encoder.training
-    encoder.eval()
-    start, stop = share(split.samples)
-    for batch in ordered_batches(split, BATCH, start, stop):
-        on_device = {name: x.to(device, non_blocking=True) for name, x in batch.items()}
-        yield start, encoder(centre_view(on_device, size))["pooled"]
-        start += len(batch["id"])
-    encoder.train(training)
-
-
-def encode(encoder: nn.Module, split: Split, device: torch.device, size: int) -> Tensor:
-    """Pooled features of the whole split in id order, on every process. [N D]"""
-    out: Tensor | None = None
-    for first, pooled in encoded(encoder, split, device, size):
-        if out is None:
-            out = pooled.new_zeros(split.samples, pooled.shape[1])
-        out[first : first + len(pooled)] = pooled
-    if out is None:
-        raise ValueError(f"{split.samples} samples are too few for {world()} processes")
-    return sum_over_ranks(out)
 
 
 def write_features(encoder: nn.Module, split: Split, device: torch.device, size: int, path: Path, title: str) -> int:
@@ -110,17 +77,3 @@ def write_feature_set(
     if world() > 1:
         torch.distributed.barrier()  # the folder is in its place for all
     return meta | {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
-
-
-@torch.no_grad()
-def embed(
-    encoder: nn.Module, split: Split, device: torch.device, size: int, most: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pooled features and labels of at most `most` labelled images, evenly spread, on this process. [n D], [n]"""
-    ids = np.flatnonzero(split.labels >= 0)
-    ids = ids[np.linspace(0, len(ids) - 1, min(most, len(ids))).astype(np.int64)]  # shards are sorted by class
-    features = []
-    for part in np.array_split(ids, max(1, -(-len(ids) // BATCH))):
-        on_device = {name: x.to(device, non_blocking=True) for name, x in split.gather(part).items()}
-        features.append(encoder(centre_view(on_device, size))["pooled"].float().cpu().numpy())
-    return np.concatenate(features), split.labels[ids]

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from selfsup.data.loader import Split, train_batches
 from selfsup.errors import UserError
+from selfsup.features.encode import encode
 from selfsup.nn.batchnorm import globalise
 from selfsup.nn.distributed import mean_over_ranks, rank, world
 from selfsup.params import LARS, SGD, AdamW, Pretrain
@@ -113,8 +114,6 @@ def make_accelerator(precision: str) -> Any:
 
 def sweep(task: Task, split: Split, device: torch.device, size: int) -> Tensor:
     """Pooled features of all training samples in id order, on every process. [N D]"""
-    from selfsup.evaluation.extraction import encode  # late: only methods that look at the whole set need it
-
     return encode(task.encoder(), split, device, size)
 
 

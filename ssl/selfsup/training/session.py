@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from selfsup.data.loader import Split, open_split
+from selfsup.features.encode import embed
+from selfsup.imports import PACKAGE, closure
 from selfsup.params import Data, Params
 from selfsup.task import Task
 from selfsup.training.build import build_task, method_params
 from selfsup.training.loop import Plan, Result, train
 
 _log = logging.getLogger(__name__)
-PACKAGE = Path(__file__).parent.parent
 BANK = 20_000  # images that the kNN probe compares with, at most
 
 
@@ -29,11 +30,14 @@ def open_splits(data: Data, folder: Path | str = "data/shards", verified: bool =
     return {name: open_split(folder, name, data) for name in ("train", "validation", "test")}
 
 
-def code_checksum(method: str) -> str:
-    """SHA-256 of the code that decides a run's weights: a checkpoint of other code is not resumed."""
-    parts = [path for name in ("data", "views", "nn", "training") for path in sorted((PACKAGE / name).glob("*.py"))]
-    parts += [PACKAGE / f"{name}.py" for name in ("backbones", "siamese", "multicrop", "task", f"methods/{method}")]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in parts)).hexdigest()
+def code_checksum(method: str, package: Path = PACKAGE) -> str:
+    """SHA-256 of the code that decides a run's weights, all that this file and the method import.
+
+    A checkpoint of other code is not resumed.
+    """
+    starts = [package / "training" / Path(__file__).name, package / "methods" / f"{method}.py"]
+    files = sorted(closure(starts, {"methods": [method]}, package))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def resume_folder(root: Path, stage: str, params: Params, method: str, checksum: str) -> Path:
@@ -72,8 +76,7 @@ def knn_probe(params: Params, train_split: Split, validation: Split) -> Callable
     """A reading of kNN accuracy on the validation split against (at most `BANK`) training images."""
 
     def probe(encoder: nn.Module) -> dict[str, float]:
-        from selfsup.evaluation.extraction import embed  # late: faiss is needed only here
-        from selfsup.evaluation.knn import knn_accuracy
+        from selfsup.evaluation.knn import knn_accuracy  # late: faiss is needed only here
 
         device = next(encoder.parameters()).device
         bank, bank_labels = embed(encoder, train_split, device, params.data.image_size, BANK)

@@ -1,0 +1,75 @@
+"""The project's files that another file runs, read off its import statements and those of what it imports.
+
+Two things follow from them: the dependencies in dvc.yaml, which tests/test_architecture.py holds to them, and the code
+of which a checkpoint must be to be resumed. An import inside a function counts like one at the top. Modules in
+`DECIDES_NOTHING` do not count, nor what they import.
+"""
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+DECIDES_NOTHING = {
+    # values reach DVC and the resume checksum as parameters
+    "selfsup.params",
+    "selfsup.strict",
+    # lines for a reader, and the log
+    "selfsup.logs",
+    # runs are recorded outside of what a stage writes
+    "selfsup.tracking",
+    "selfsup.tracking_store",
+    "selfsup.tracking_writer",
+    "record",
+    # readings of kNN during training are for the eye: a change of the protocol must not retrain
+    "selfsup.evaluation.knn",
+    # these very lines tell only what there is to compare
+    "selfsup.imports",
+}
+
+
+def imports(source: str) -> set[str]:
+    """All modules that a source imports, wherever it does: `from a.b import c` gives `a.b` and `a.b.c`.
+
+    An `import_module` of an f-string gives its text, such as `selfsup.methods.{name}`.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise ValueError(f"from {'.' * node.level}{node.module or ''}: imports are absolute here")
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            found.add(ast.unparse(node.args[0]).removeprefix("f").strip("'\""))
+    return found
+
+
+def files_of(module: str, beside: Path, choices: Mapping[str, Sequence[str]], package: Path = PACKAGE) -> list[Path]:
+    """The project's files that an import of `module` runs, none for other modules.
+
+    `choices` are the modules of a folder of the package that `{...}` stands for. Outside the package, a module may lie
+    `beside` the file that imports it, as the stages' do.
+    """
+    if not module.startswith("selfsup."):
+        inside = beside.is_relative_to(package)
+        return [path for path in [beside / f"{module}.py"] if path.exists() and not inside]
+    place = module.removeprefix("selfsup.").replace(".", "/")
+    if "{" in place:
+        folder = package / place.partition("/")[0]
+        return [folder / "__init__.py", *(folder / f"{name}.py" for name in choices[folder.name])]
+    return [path for path in (package / f"{place}.py", package / place / "__init__.py") if path.exists()]
+
+
+def closure(starts: Iterable[Path], choices: Mapping[str, Sequence[str]], package: Path = PACKAGE) -> set[Path]:
+    """The files that run when `starts` run, themselves included."""
+    found: set[Path] = set()
+    waiting = list(starts)
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            modules = imports(path.read_text()) - DECIDES_NOTHING
+            waiting += [file for module in modules for file in files_of(module, path.parent, choices, package)]
+    return found
