@@ -106,7 +106,7 @@ def area(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def modules(path: Path) -> set[str]:
+def modules(path: Path) -> frozenset[str]:
     return imports(path.read_text())
 
 

@@ -6,6 +6,7 @@ of which a checkpoint must be to be resumed. An import inside a function counts 
 """
 
 import ast
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,12 +29,13 @@ DECIDES_NOTHING = {
 }
 
 
-def imports(source: str) -> set[str]:
+@functools.cache
+def imports(source: str) -> frozenset[str]:
     """All modules that a source imports, wherever it does: `from a.b import c` gives `a.b` and `a.b.c`.
 
     An `import_module` of an f-string gives its text, such as `selfsup.methods.{name}`.
     """
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
@@ -43,7 +45,7 @@ def imports(source: str) -> set[str]:
             found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             found.add(ast.unparse(node.args[0]).removeprefix("f").strip("'\""))
-    return found
+    return frozenset(found)
 
 
 def files_of(module: str, beside: Path, choices: Mapping[str, Sequence[str]], package: Path = PACKAGE) -> list[Path]:

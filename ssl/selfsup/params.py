@@ -156,10 +156,7 @@ class SGD(Strict):
 
 
 class LARS(Strict):
-    """You et al. 2017, arXiv:1708.03888, equation 6, for the parameters that are decayed; the others follow SGD.
-
-    The learning rate multiplies the velocity, as in torch's SGD; in algorithm 1 it multiplies what enters it.
-    """
+    """You et al. 2017, arXiv:1708.03888."""
 
     name: Literal["lars"]
     lr: PositiveFloat  # per 256 images

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from selfsup.backbones import Pixels
-from selfsup.evaluation.extraction import BATCH, _put, write_features
+from selfsup.evaluation.extraction import _put, write_features
+from selfsup.features.encode import BATCH
 
 
 class Few:
@@ -42,7 +43,8 @@ def test_a_full_disk_is_an_error_that_names_the_file():
 def test_only_the_first_process_makes_the_folder(tmp_path, monkeypatch):
     """Another one that did would meet `replaced`, which clears the place of what a killed run left."""
     for name, value in (("rank", 1), ("world", 2)):
-        monkeypatch.setattr(f"selfsup.evaluation.extraction.{name}", lambda value=value: value)
+        for module in ("evaluation.extraction", "features.encode"):
+            monkeypatch.setattr(f"selfsup.{module}.{name}", lambda value=value: value)
     monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
     with pytest.raises(FileNotFoundError):
         write_features(Pixels(), Few(3), torch.device("cpu"), 4, tmp_path / "new" / "train.npy", "test")

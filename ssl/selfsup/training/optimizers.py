@@ -10,7 +10,12 @@ from selfsup.task import Group, Progress, Schedule
 
 
 def build_optimizer(groups: Sequence[Group], params: SGD | LARS | AdamW, schedule: Schedule) -> Optimizer:
-    """An optimiser over `groups`; a group without schedules of its own follows `schedule` and the set decay."""
+    """An optimiser over `groups`; a group without schedules of its own follows `schedule` and the set decay.
+
+    LARS adapts the rates of decayed parameters (You et al. 2017, arXiv:1708.03888, equation 6) and moves the others as
+    SGD does. The learning rate multiplies the velocity, as in torch's SGD; in the paper's algorithm 1 it multiplies
+    what enters the velocity.
+    """
     data = [
         {"params": group.params, "lr_schedule": group.lr or schedule, "decay_schedule": group.decay}
         for group in groups
