@@ -196,3 +196,39 @@ def dropped(shards: Path, chunk: int) -> tuple[Tensor, Tensor]:
     expected, weight.grad = weight.grad.clone(), None
     backward(make_accelerator("fp32"), Step(task), task, views, progress)
     return weight.grad, expected
+
+
+def apart(method: str, shards: Path, chunk: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients of one step in chunks; of independent forwards of each view and chunk; of views in one batch norm."""
+    import copy
+
+    from selfsup.task import Progress
+    from selfsup.training.chunks import Step, backward
+    from selfsup.training.loop import make_accelerator, make_views, split_batch
+
+    task, split, _ = build(method, shards, double=True)
+    task.train()
+    progress, batch, cpu = Progress(0, 10, 5), split.gather(torch.arange(16)), torch.device("cpu")
+    parts = split_batch(batch, 16 // chunk)
+    views = [lambda i=i, part=part: make_views(task, part, 0, progress, i, cpu) for i, part in enumerate(parts)]
+
+    def of(module: nn.Module) -> dict[str, Tensor]:
+        return {name: p.grad for name, p in module.named_parameters()}
+
+    def reference(together: bool) -> dict[str, Tensor]:
+        plain = copy.deepcopy(task)
+        halves: list[list[Tensor]] = [[], []]
+        for view in views:
+            pair = view()
+            images = [torch.cat(pair)] if together else list(pair)
+            z = torch.cat([plain.projector(plain.backbone(x)["pooled"]) for x in images])
+            for half, rows in zip(halves, z.chunk(2), strict=True):
+                half.append(rows)
+        plain.loss([torch.cat(half) for half in halves], progress).loss.backward()
+        return of(plain)
+
+    expected, joint = reference(together=False), reference(together=True)
+    backward(make_accelerator("fp32"), Step(task), task, views, progress)
+    counts = {x.item() for name, x in task.state_dict().items() if name.endswith("num_batches_tracked")}
+    assert counts == {2 * len(parts)}, "each view of each chunk has statistics of its own"
+    return of(task), expected, joint

@@ -57,7 +57,7 @@ def others(method: str, path: tuple[str, ...], value: Any) -> list[Any]:
 
 
 def trace(method: str, shards: Any, settings: dict[str, Any]) -> list[float]:
-    """All that some steps of plain gradient descent show: losses, gradients, schedules and states."""
+    """All that some steps of plain gradient descent show: losses, gradients, schedules, states and what is exported."""
     task, split, _ = build(method, shards, double=True, **settings)
     batch, out = split.gather(torch.arange(16)), []
     generator = torch.Generator().manual_seed(0)
@@ -77,7 +77,7 @@ def trace(method: str, shards: Any, settings: dict[str, Any]) -> list[float]:
                 p -= 0.0 if p.grad is None else 0.1 * p.grad
         task.after_step(output.carry, progress)
         out += [x.double().norm().item() for x in task.state_dict().values()]
-    return out
+    return out + [p.double().norm().item() for p in task.encoder().parameters()]
 
 
 CASES = [

@@ -18,7 +18,7 @@ from selfsup.errors import UserError
 from selfsup.export import export_backbone
 from selfsup.params import load
 from selfsup.report.sheet import IMAGES, MOST_VIEWS, views_sheet
-from selfsup.task import Task
+from selfsup.task import Progress, Task
 from selfsup.training.build import method_params
 from selfsup.views.draw import Draw
 from tests.contract.runs import build, gradients, precisions
@@ -75,8 +75,6 @@ def test_views_do_not_depend_on_the_batch(hundred, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_forward_changes_no_state_but_batch_norms(hundred, method):
     task, split, _ = build(method, hundred, double=False)
-    from selfsup.task import Progress
-
     before = {name: x.clone() for name, x in task.state_dict().items()}
     batch = split.gather(torch.arange(8))
     task.train()(task.views(batch, Draw(0, 0, batch["id"])), Progress(0, 10, 5))
@@ -122,6 +120,37 @@ def test_the_report_shows_its_views(hundred, method):
     assert sheet.width == tile * IMAGES and sheet.height % tile == 0 and 2 <= sheet.height // tile <= 1 + MOST_VIEWS
     below = np.asarray(sheet)[tile:]
     assert below.std() > 10, "views, not an empty sheet"
+
+
+TOKENS = {"class_token": True, "reg_tokens": 2, "global_pool": "token"}
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("mae", "cpc")])
+def test_tokens_and_positions_are_not_decayed(hundred, method):
+    """Nor are biases and norms; all other weights are, and no parameter is left out or named twice."""
+    vit = values()["backbones"]["vit"]["options"] | {"embed_dim": 32, "depth": 1, "num_heads": 2} | TOKENS
+    overrides = {f"methods__{method}__backbone": "vit", "backbones__vit__options": vit}
+    task, _, _ = build(method, hundred, double=False, **overrides)
+    names = {id(p): name for name, p in task.named_parameters() if p.requires_grad}
+    end = Progress(10, 10, 5)
+    spared = {id(p) for group in task.groups() if group.decay and group.decay(end) == 0 for p in group.params}
+    decayed = {id(p) for group in task.groups() for p in group.params} - spared
+    assert sum(len(group.params) for group in task.groups()) == len(names) and spared | decayed == names.keys()
+    parts = {names[number].rsplit(".", 1)[-1]: names[number] for number in decayed}
+    assert not parts.keys() & {"cls_token", "reg_token", "pos_embed", "mask_token", "bias"}, parts
+    assert {"cls_token", "reg_token"} <= {names[number].rsplit(".", 1)[-1] for number in spared}
+
+
+def test_positions_that_are_learnt_are_not_decayed():
+    """A table of relative positions has two dimensions, as a weight does; the network says which it is."""
+    from selfsup.task import decayed_groups
+
+    net = timm.create_model("swin_tiny_patch4_window7_224", img_size=16, window_size=2, num_classes=0,
+                            embed_dim=8, depths=(1, 1), num_heads=(2, 2))  # fmt: skip
+    tables = {id(p) for name, p in net.named_parameters() if name.endswith("relative_position_bias_table")}
+    weights, others = decayed_groups(torch.nn.ModuleDict({"net": net}))
+    assert len(tables) == 2 and tables <= {id(p) for p in others.params}
+    assert not tables & {id(p) for p in weights.params}
 
 
 def test_the_set_ups_build(tmp_path):

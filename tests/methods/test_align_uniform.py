@@ -27,6 +27,16 @@ def test_collapsed_points_are_aligned_and_not_uniform():
     assert alignment(z, z, 2.0).item() < 1e-20 and uniformity(z, 2.0).item() == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("t", [26.0, 60.0, 1000.0])
+def test_a_sharp_potential_leaves_neither_loss_nor_gradient(t):
+    """e^(-4 t) is 0 in float32 from t = 26 on; only the nearest pair counts then."""
+    z = torch.eye(5, requires_grad=True)  # squared distances are 2
+    uniformity(z, t).backward()
+    assert uniformity(z, t).item() == pytest.approx(-2 * t, rel=1e-6)
+    assert z.grad.isfinite().all() and z.grad.abs().max() > 0
+    assert uniformity(torch.tensor([[1.0, 0], [-1, 0]]), t).item() == pytest.approx(-4 * t, rel=1e-6)
+
+
 def test_equal_plain_loops():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 6, 3))

@@ -1,18 +1,22 @@
 """DINO's loss, teacher, centre, temperatures, decay and frozen layer; what is refused."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from selfsup.errors import UserError
+from selfsup.export import export_backbone
 from selfsup.nn.heads import CosineLayer
 from selfsup.task import Progress
 from selfsup.training import monitors
+from selfsup.training.loop import in_eval_mode
 from selfsup.views.draw import Draw
 from tests.contract.runs import build, moved, trained
-from tests.helpers import processes
+from tests.helpers import processes, values
 
 
 def built(shards, n=10, **overrides):
@@ -82,6 +86,40 @@ def test_the_centre_and_the_teacher_follow_by_momentum(hundred):
     for before, p in zip(start, task.teacher[1].parameters(), strict=True):
         torch.testing.assert_close(p.detach(), before + 1 - m, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(task.centre, 0.9 * 0.5 + 0.1 * carry["centre"], rtol=1e-12, atol=1e-12)
+
+
+def test_without_a_warm_up_the_teachers_temperature_is_the_final_one_at_once(hundred):
+    task, _, block = built(hundred, methods__dino__teacher_warmup=0.0)
+    assert block["teacher_temperature_start"] < block["teacher_temperature"]
+    for step in (0, 1, 9):
+        assert task.teacher_temperature(Progress(step, 10, 5)) == block["teacher_temperature"]
+
+
+@pytest.mark.parametrize("method", ["dino", "ibot"])
+def test_the_teacher_is_exported_and_probed_or_the_student_on_request(hundred, tmp_path, method):
+    """What `encoder()` gives is what the stages export, extract and evaluate, and what the probe in training sees."""
+    images = torch.rand(3, 3, 16, 16)
+    for export in ("teacher", "student"):
+        task, _, params = build(method, hundred, double=False, **{f"methods__{method}__export": export})
+        moved(task.teacher)
+        task.eval()
+        with torch.no_grad():
+            of = {"teacher": task.teacher[0](images)["pooled"], "student": task.backbone(images)["pooled"]}
+        assert not torch.allclose(of["teacher"], of["student"], atol=1e-3)
+        export_backbone(task.encoder(), params.backbones.vit, params.data.image_size, tmp_path / export)
+        net = timm.create_model(f"local-dir:{tmp_path / export}", pretrained=True).eval()
+        with torch.no_grad():
+            found = net(task.backbone.normalize(images))
+        torch.testing.assert_close(found, of[export], rtol=1e-5, atol=1e-5)
+        probed = []
+        waiting = SimpleNamespace(wait_for_everyone=lambda: None)
+        in_eval_mode(task, lambda encoder, seen=probed: seen.append(encoder) or {}, waiting)
+        assert probed == [task.encoder()]
+
+
+@pytest.mark.parametrize("method", ["dino", "ibot"])
+def test_the_recipe_exports_the_teacher_as_the_papers_do(method):
+    assert values()["methods"][method]["export"] == "teacher"
 
 
 def test_the_last_layer_is_frozen_for_the_first_epochs(hundred):

@@ -90,6 +90,24 @@ def test_the_constant_is_estimated_once(hundred):
     assert {"log_z", "estimated", "bank"} <= task.state_dict().keys()
 
 
+def test_a_temperature_far_down_does_not_overflow_the_constant(hundred):
+    """e^(cosine / tau) leaves float32; in logarithms the step is that of float64."""
+    knobs = {"negatives": M, "temperature": 0.002}
+    overrides = {f"methods__instance_discrimination__{name}": value for name, value in knobs.items()}
+    losses, constants = [], []
+    for double in (False, True):
+        task, split, _ = build("instance_discrimination", hundred, double=double, **overrides)
+        batch = split.gather(torch.arange(30, 42))
+        output = task.train()(task.views(batch, Draw(0, 0, batch["id"])), START)
+        output.loss.backward()
+        assert all(p.grad.isfinite().all() for p in task.parameters())
+        task.after_step(output.carry, START)
+        losses.append(output.loss.item())
+        constants.append(task.log_z.item())
+    assert constants[0] > 89  # e^89 is beyond float32
+    assert constants[0] == pytest.approx(constants[1], rel=1e-3) and losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def test_the_noise_is_drawn_from_all_images_anew_each_epoch(hundred):
     task, _, _ = start(hundred, M)
     noise = torch.cat([Draw(0, epoch, torch.arange(12)).integers("noise", task.images, M) for epoch in range(20)])

@@ -96,6 +96,16 @@ def test_ring_keeps_the_middle(views, outer, inner):
         np.testing.assert_allclose(sorted(row[row.isfinite()].tolist(), reverse=True), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("outer", "inner", "count", "kept"),
+    [(0.1, 0.0, 126, 12), (0.7, 0.0, 10, 7), (0.29, 0.0, 100, 29), (0.5, 0.29, 200, 71), (0.1, 0.0, 5, 1)],
+)
+def test_shares_of_a_ring_are_rounded_down_to_whole_negatives(outer, inner, count, kept):
+    """Of 0.29 * 100, which is a little less than 29 in floating point, 29; never none."""
+    negatives = torch.randn(3, count, generator=torch.Generator().manual_seed(0))
+    assert ring(negatives, outer, inner).isfinite().sum(1).tolist() == [kept] * 3
+
+
 @pytest.mark.parametrize("tau", [0.002, 0.01])
 def test_temperatures_far_down_do_not_overflow(tau):
     """e^(1 / tau) is beyond float32, and e^(2 / tau) at 0.002 beyond float64: positives near, far and opposite."""
