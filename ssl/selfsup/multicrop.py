@@ -22,6 +22,7 @@ from selfsup.params import (
     Probability,
     TeacherHeadParams,
 )
+from selfsup.strict import Epochs
 from selfsup.task import Batch, Facts, Group, Output, Progress, Task
 from selfsup.views.draw import Draw
 from selfsup.views.recipe import multi_crop
@@ -84,7 +85,7 @@ class TeacherParams(MethodParams):
     momentum: PairOfProbabilities  # lambda: m of the teacher, at the first step and after the last
     centre_momentum: Probability  # m
     outputs: Annotated[int, Field(ge=2)]  # K
-    frozen_epochs: Annotated[int, Field(ge=0)]  # first epochs, in which the last layer stays
+    frozen_epochs: Epochs  # first epochs, in which the last layer stays
     decay_end: NonNegativeFloat  # what the optimiser's weight decay has risen to after the last step
     crops: CropsParams
     projector: TeacherHeadParams  # up to the bottleneck before the last layer
@@ -126,7 +127,7 @@ class Teacher(MultiCrop):
         return start + (end - start) * progress.of(self.params.teacher_warmup)
 
     def before_step(self, progress: Progress) -> None:
-        if progress.epoch < self.params.frozen_epochs:
+        if progress.passed < self.params.frozen_epochs:
             self.head[1].weight.grad = None
 
     def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:

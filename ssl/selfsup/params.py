@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from selfsup.errors import ROOT, UserError
-from selfsup.strict import Strict, choose, known, parse, read_yaml, shown
+from selfsup.strict import AtMost, Strict, choose, known, parse, read_yaml, shown
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -123,14 +123,15 @@ class Pretrain(Strict):
     epochs: PositiveInt
     batch_size: Annotated[int, Field(ge=2)]  # images per optimiser step over all processes
     chunk_size: PositiveInt | None  # images of a batch that go through the network at a time; null: all
-    warmup_epochs: NonNegativeFloat
+    warmup_epochs: Annotated[NonNegativeFloat, AtMost(1 / 2)]
     precision: Literal["fp32", "bf16", "fp16"]
     clip_grad_norm: PositiveFloat | None
     compile: bool  # torch.compile the backbone: pays in long runs on a GPU
     channels_last: bool
     log_every: PositiveInt  # steps between two lines of curves and monitors
     checkpoint_every: PositiveInt  # steps between two checkpoints; the end of an epoch has one too
-    knn_every: Annotated[int, Field(ge=0)]  # epochs between two kNN readings on the validation split; 0: never
+    # epochs between two kNN readings on the validation split; 0: never
+    knn_every: Annotated[int, Field(ge=0), AtMost(1, whole=True)]
 
     @model_validator(mode="after")
     def _chunks_fill_batch(self) -> "Pretrain":
@@ -139,12 +140,6 @@ class Pretrain(Strict):
                 f"pretrain.chunk_size: {self.chunk_size} does not divide pretrain.batch_size, {self.batch_size}; "
                 "change one of them"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> "Pretrain":
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(f"pretrain.warmup_epochs: {self.warmup_epochs} is more than pretrain.epochs; lower it")
         return self
 
 

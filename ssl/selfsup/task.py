@@ -31,6 +31,11 @@ class Progress:
         return self.step // self.steps_per_epoch
 
     @property
+    def passed(self) -> float:
+        """Epochs done: 1.5 in the middle of the second."""
+        return self.step / self.steps_per_epoch
+
+    @property
     def fraction(self) -> float:
         """0 at the first step, 1 after the last."""
         return self.step / self.steps

@@ -141,7 +141,6 @@ def test_a_vision_transformers_output_at_full_size_is_the_same_once_it_takes_oth
         ({"queue": 1000}, r"methods\.swav\.queue: 1000 keys are more than the \d+ training images"),
         ({"queue": 0, "prototypes": 33}, r"methods\.swav\.prototypes: 33 cannot be used equally by 32 images"),
         ({"queue": 40, "prototypes": 73}, r"methods\.swav\.prototypes: 73 .* a queue of 40 in use; lower it"),
-        ({"queue": 40, "prototypes": 33, "queue_epoch": 2}, r"methods\.swav\.prototypes: 33 .* a queue of 0 in use"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(hundred, overrides, message):

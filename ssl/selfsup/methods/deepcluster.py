@@ -18,6 +18,7 @@ from selfsup.errors import UserError
 from selfsup.nn.distributed import gather
 from selfsup.nn.kmeans import spherical_kmeans, whitened
 from selfsup.params import MethodParams
+from selfsup.strict import Period
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.draw import Draw
 from selfsup.views.recipe import crop_view
@@ -26,7 +27,7 @@ from selfsup.views.recipe import crop_view
 class Params(MethodParams):
     clusters: Annotated[int, Field(ge=2)]  # k
     dims: PositiveInt  # principal components that are clustered
-    every: PositiveInt  # epochs between two clusterings
+    every: Period  # epochs between two clusterings
     sobel: bool  # the network sees edges instead of colours
 
 

@@ -22,18 +22,17 @@ from selfsup.nn.heads import mlp
 from selfsup.nn.queue import Queue, in_order
 from selfsup.nn.sinkhorn import sinkhorn
 from selfsup.params import CropsParams, HeadParams, MethodParams
+from selfsup.strict import Epochs
 from selfsup.task import Facts, Output, Progress
-
-Count = Annotated[int, Field(ge=0)]
 
 
 class Params(MethodParams):
     temperature: PositiveFloat  # tau
     eps: PositiveFloat  # epsilon, of the codes: lower, sharper
     prototypes: Annotated[int, Field(ge=2)]  # K
-    frozen_epochs: Count  # first epochs, in which the prototypes stay
-    queue: Count  # earlier features of each global view that take part in the codes; 0: none
-    queue_epoch: Count  # the first with the queue
+    frozen_epochs: Epochs  # first epochs, in which the prototypes stay
+    queue: Annotated[int, Field(ge=0)]  # earlier features of each global view that take part in the codes; 0: none
+    queue_epoch: Epochs  # the first ones, without the queue
     crops: CropsParams
     projector: HeadParams
 
@@ -42,12 +41,10 @@ class SwAV(MultiCrop):
     queues: Any  # two `Queue`s
 
     def __init__(self, params: Params, facts: Facts):
-        epochs = facts.steps // max(1, facts.samples // facts.batch_size)
-        queue = params.queue if params.queue_epoch < epochs else 0  # what of it ever acts
-        if params.prototypes > facts.batch_size + queue:
+        if params.prototypes > facts.batch_size + params.queue:
             raise UserError(
                 f"methods.swav.prototypes: {params.prototypes} cannot be used equally by {facts.batch_size} images and "
-                f"a queue of {queue} in use; lower it, or raise pretrain.batch_size or methods.swav.queue"
+                f"a queue of {params.queue} in use; lower it, or raise pretrain.batch_size or methods.swav.queue"
             )
         super().__init__(facts, params.crops, "swav")
         self.params = params
@@ -70,7 +67,7 @@ class SwAV(MultiCrop):
     def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
         a, b, *scores, place = embeddings
         z = [gather(x.detach()) for x in (a, b)]  # [N D] each
-        queued = progress.epoch >= self.params.queue_epoch
+        queued = progress.passed >= self.params.queue_epoch
         with torch.autocast(a.device.type, enabled=False):
             everything = [torch.cat([x, queue.keys]) if queued else x for x, queue in zip(z, self.queues, strict=True)]
             codes = [sinkhorn(x @ self.prototypes.detach().T, self.params.eps) for x in everything]
@@ -82,7 +79,7 @@ class SwAV(MultiCrop):
         return Output(loss, logs=logs, carry={"keys": keys}, embeddings=z)
 
     def before_step(self, progress: Progress) -> None:
-        if progress.epoch < self.params.frozen_epochs:
+        if progress.passed < self.params.frozen_epochs:
             self.prototypes.grad = None
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from selfsup.backbones import Backbone, build_backbone
 from selfsup.data.loader import Split
 from selfsup.errors import UserError
 from selfsup.params import MethodParams, Params
-from selfsup.strict import parse
+from selfsup.strict import fitted, parse, shortened
 from selfsup.task import Facts, Task
 from selfsup.training.loop import peak_lr, planned_steps
 
@@ -20,6 +20,18 @@ def method_params(params: Params, name: str) -> MethodParams:
     return parse(model, params.methods[name], prefix=f"methods.{name}")
 
 
+def short_run(params: Params, name: str) -> str | None:
+    """The note that a run of `pretrain.epochs` shortens what counts epochs; None where nothing is too long."""
+    epochs, method = params.pretrain.epochs, f"methods.{name}"
+    sections = {"pretrain": params.pretrain, method: method_params(params, name)}
+    changes = [
+        f"{where}.{knob} from {getattr(section, knob):g} to {value:g}"
+        for where, section in sections.items()
+        for knob, value in shortened(section, epochs).items()
+    ]
+    return f"note: pretrain.epochs: {epochs} shortens {', '.join(changes)}" if changes else None
+
+
 def fresh_backbone(params: Params, architecture: str, split: Split) -> Backbone:
     """The backbone `backbones.<architecture>` with new weights from torch's generator."""
     chosen = getattr(params.backbones, architecture)
@@ -28,7 +40,7 @@ def fresh_backbone(params: Params, architecture: str, split: Split) -> Backbone:
 
 def build_task(params: Params, name: str, architecture: str, split: Split) -> Task:
     """The method `name` on the backbone `architecture`; `split` is the training split. Seeds torch's generator."""
-    block = method_params(params, name)
+    block = fitted(method_params(params, name), params.pretrain.epochs)
     _, task = methods.find(name)
     facts = Facts(
         samples=split.samples,

@@ -29,6 +29,7 @@ from selfsup.features.encode import encode
 from selfsup.nn.batchnorm import globalise
 from selfsup.nn.distributed import mean_over_ranks, rank, world
 from selfsup.params import LARS, SGD, AdamW, Pretrain
+from selfsup.strict import fitted
 from selfsup.task import Batch, Output, Progress, Task
 from selfsup.training import checkpoint, chunks, monitors
 from selfsup.training.curves import Curves
@@ -123,7 +124,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
     Raises `UserError` when the loss is not finite, the batch does not divide among processes and chunks, or there are
     fewer images than a batch. SIGTERM and SIGINT end the process with a checkpoint of the step under way.
     """
-    settings = plan.pretrain
+    settings = fitted(plan.pretrain, plan.pretrain.epochs)
     accelerator = make_accelerator(settings.precision)
     device = accelerator.device
     globalise(task, device).to(device)

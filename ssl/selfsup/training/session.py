@@ -14,9 +14,10 @@ from torch import nn
 from selfsup.data.loader import Split, open_split
 from selfsup.features.encode import embed
 from selfsup.imports import PACKAGE, closure
+from selfsup.nn.distributed import rank, world
 from selfsup.params import Data, Params
 from selfsup.task import Task
-from selfsup.training.build import build_task, method_params
+from selfsup.training.build import build_task, method_params, short_run
 from selfsup.training.loop import Plan, Result, train
 
 _log = logging.getLogger(__name__)
@@ -100,6 +101,8 @@ def run(
 ) -> tuple[Task, Result]:
     """Build `method` and train it; the checkpoints stay in `resume` until `finished`."""
     split = splits["train"]
+    if rank() == 0 and (note := short_run(params, method)):
+        _log.info(note)
     task = build_task(params, method, architecture, split)
     labelled = bool(split.classes) and (splits["validation"].labels >= 0).any()
     plan = Plan(
@@ -121,8 +124,6 @@ def finished(resume: Path) -> None:
 
 def summary(task: Task, result: Result, method: str, architecture: str, params: Params) -> dict:
     """What `metrics/*.json` says of a training run."""
-    from selfsup.nn.distributed import world
-
     last = {name: round(value, 6) for name, value in (result.rows[-1] if result.rows else {}).items()}
     return {
         "method": method,
