@@ -33,6 +33,7 @@ COLUMNS = {
     "1 % of labels": ("few_label", "percent_1"),
     "10 % of labels": ("few_label", "percent_10"),
 }
+SHARED = ("pixels", "majority")  # baselines that no architecture changes
 GAIN = "kNN over random weights"
 
 
@@ -57,7 +58,7 @@ def gain(scores: list[dict]) -> str:
 
 
 def table(done: dict[str, list[dict]]) -> str:
-    """A row a method, and below the baselines of each architecture, from the first method's runs that has it.
+    """A row per method, and below the baselines of each architecture, from the first method's runs that has it.
 
     What a method adds to the kNN of random weights is the mean over seeds of the differences, in points.
     """
@@ -70,7 +71,7 @@ def table(done: dict[str, list[dict]]) -> str:
             found = [one["scores"].get(protocol, {}).get(row, {}).get(metric) for one in runs]
             cells.append(cell([value for value in found if value is not None]))
         cells.append(gain([one["scores"]["knn"] for one in runs]) if timed else "")
-        cells.append(runs[0]["pretrain"]["backbone"] if row != "pixels" else "")
+        cells.append(runs[0]["pretrain"]["backbone"] if row not in SHARED else "")
         for key in ("seconds", "images_per_second"):
             cells.append(f"{statistics.median(one['pretrain'][key] for one in runs):.0f}" if timed else "")
         return "| " + " | ".join([name, *cells]) + " |"
@@ -78,9 +79,9 @@ def table(done: dict[str, list[dict]]) -> str:
     lines += [line(method, "method", runs, True) for method, runs in done.items()]
     first = {runs[0]["pretrain"]["backbone"]: runs for runs in reversed(done.values())}
     for backbone, runs in first.items():
-        baselines = [row for row in ("random", "pixels", "supervised") if row in runs[0]["scores"]["knn"]]
-        lines += [line(f"{row}, {backbone}" if row != "pixels" else row, row, runs, False) for row in baselines]
-    return "\n".join(dict.fromkeys(lines))  # pixels are the same for all
+        baselines = [row for row in ("random", *SHARED, "supervised") if row in runs[0]["scores"]["knn"]]
+        lines += [line(f"{row}, {backbone}" if row not in SHARED else row, row, runs, False) for row in baselines]
+    return "\n".join(dict.fromkeys(lines))
 
 
 def alarms(done: dict[str, list[dict]]) -> str:

@@ -98,7 +98,12 @@ def test_the_table_of_accuracy_has_means_spreads_and_gains_seed_by_seed(monkeypa
     import accuracy
 
     def one(method: float, random: float, seconds: float) -> dict:
-        scores = {"knn": {name: {"top1": x} for name, x in {"method": method, "random": random, "pixels": 0.7}.items()}}
+        scores = {
+            "knn": {
+                name: {"top1": x}
+                for name, x in {"method": method, "random": random, "pixels": 0.7, "majority": 0.1}.items()
+            }
+        }
         pretrain = {"backbone": "conv", "seconds": seconds, "images_per_second": 10 * seconds, "alarm": None}
         return {"scores": scores, "pretrain": pretrain, "seed": 0}
 
@@ -108,6 +113,7 @@ def test_the_table_of_accuracy_has_means_spreads_and_gains_seed_by_seed(monkeypa
     assert (found["a"]["seconds"], found["a"]["images/s"]) == ("2", "20")
     assert found["random, conv"]["kNN"] == "73.3 ± 20.8" and found["random, conv"]["seconds"] == ""
     assert found["pixels"]["kNN"] == "70.0 ± 0.0"
+    assert found["majority"]["kNN"] == "10.0 ± 0.0" and found["majority"]["backbone"] == ""
 
 
 def test_the_picture_of_accuracy_has_a_row_a_method(monkeypatch, tmp_path):

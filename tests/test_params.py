@@ -107,7 +107,11 @@ def test_a_whole_number_may_stand_for_a_real_one(read):
         ("method", "method: zzz", "method: unknown 'zzz'. Known: "),
         ("protocols", "protocols: [liner]", "evaluation.protocols: unknown 'liner'; did you mean linear? Known: "),
         ("protocols", "protocols: [knn, knn]", "evaluation.protocols: names something twice, got ['knn', 'knn']"),
-        ("baselines", "baselines: [pixel]", "baselines.0: input should be 'pixels', 'random' or 'supervised'"),
+        (
+            "baselines",
+            "baselines: [pixel]",
+            "baselines.0: input should be 'majority', 'pixels', 'random' or 'supervised'",
+        ),
         ("baselines", "baselines: [random, random]", "baselines: names something twice"),
         ("precision", "precision: fp64", "pretrain.precision: input should be 'fp32', 'bf16' or 'fp16', got 'fp64'"),
         ("source", "source: image_folder", "data.path: source image_folder needs a path"),

@@ -245,7 +245,7 @@ class Params(Strict):
     views: ViewsParams
     pretrain: Pretrain
     methods: dict[str, dict[str, Any]]
-    baselines: list[Literal["pixels", "random", "supervised"]]
+    baselines: list[Literal["majority", "pixels", "random", "supervised"]]
     evaluation: Evaluation
     tracking: Tracking
 

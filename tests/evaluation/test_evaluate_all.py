@@ -47,7 +47,7 @@ def test_metrics_hold_every_row_under_the_same_keys_and_rank_known_quality(folde
     returned = evaluate(protocol, params)
     metrics, details = read(protocol)
     assert returned == {protocol: metrics}
-    assert list(metrics) == ["features", "method", "supervised", "random", "pixels"]
+    assert list(metrics) == ["features", "method", "supervised", "random", "pixels", "majority"]
     assert details["titles"]["method"] == "simclr"
     assert details["missing"] == {}
     key = "per_class_5" if protocol == "few_label" else "top1"
@@ -60,7 +60,7 @@ def test_outcomes_have_the_metrics_as_means(folder, hundred, protocol):
     metrics, _ = read(protocol)
     with np.load(f"evaluations/{protocol}/outcomes.npz") as arrays:
         units = {name for name in arrays if "/" in name and not name.endswith("/predicted")}
-        assert {name.split("/")[0] for name in units} == {"method", "supervised", "random", "pixels"}
+        assert {name.split("/")[0] for name in units} == {"method", "supervised", "random", "pixels", "majority"}
         for name in units:
             row, metric = name.split("/")
             assert arrays[name].mean() == pytest.approx(metrics[row][metric])
@@ -76,13 +76,13 @@ def test_tables_agree_with_predictions(folder, hundred):
     assert np.mean([row["actual"] == row["predicted"] for row in pairs]) == pytest.approx(metrics["method"]["top1"])
     shares = [row for row in rows_of("evaluations/linear/per_class.csv") if row["row"] == "pixels"]
     assert sum(int(row["images"]) for row in shares) == test.samples
-    assert np.mean([float(row["accuracy"]) for row in shares]) == pytest.approx(metrics["pixels"]["mean_per_class"])
+    assert np.mean([float(row["accuracy"]) for row in shares]) == pytest.approx(metrics["pixels"]["top1_balanced"])
 
 
 def test_draws_of_few_labels_are_listed(folder, hundred):
     evaluate("few_label", workspace.make(folder, hundred, **FEW))
     draws = rows_of("evaluations/few_label/draws.csv")
-    assert len(draws) == 4 * 3 * 3
+    assert len(draws) == 4 * 3 * 3 + 3  # the majority row needs no draw
     assert {(row["setting"], row["labels"]) for row in draws} >= {("per_class_1", "10"), ("per_class_5", "50")}
 
 
@@ -104,7 +104,7 @@ def test_missing_baselines_are_left_out_and_said(folder, hundred, capsys):
     (folder / "features/baselines/conv/supervised/meta.json").write_text('{"skipped": "no time"}')
     evaluate("knn", params)
     metrics, details = read("knn")
-    assert list(metrics) == ["features", "method", "random"]
+    assert list(metrics) == ["features", "method", "random", "majority"]
     assert details["missing"]["supervised"] == "no time"
     out = capsys.readouterr().out
     assert "supervised: left out, no time" in out

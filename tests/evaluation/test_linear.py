@@ -22,7 +22,7 @@ def test_recovers_separable_classes_whatever_the_scale_of_features():
     result = linear.run(features, labels, Linear(c=[0.1, 1.0]), 0)
     assert result.metrics["top1"] == 1.0
     assert result.metrics["top5"] == 1.0
-    assert result.metrics["mean_per_class"] == 1.0
+    assert result.metrics["top1_balanced"] == 1.0
     assert result.details["converged"] is True
 
 
@@ -103,7 +103,7 @@ def test_two_classes_have_one_score_and_predict_both():
     assert set(result.predicted) == {0, 1}
 
 
-def test_mean_per_class_weighs_classes_alike():
+def test_balanced_accuracy_weighs_classes_alike():
     features, labels = gaussians(7, classes=2, noise=0.1)
     # Test: 9 images of class 0, and one of class 1 that lies where class 0 does.
     zero = features.test[labels.test == 0]
@@ -111,7 +111,7 @@ def test_mean_per_class_weighs_classes_alike():
     labels = labels._replace(test=np.array([0] * 9 + [1]))
     metrics = linear.run(features, labels, Linear(c=[1.0]), 0).metrics
     assert metrics["top1"] == pytest.approx(0.9)
-    assert metrics["mean_per_class"] == pytest.approx(0.5)
+    assert metrics["top1_balanced"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("images", [30, 200])

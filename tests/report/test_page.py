@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from selfsup.data.shards import write
+from selfsup.evaluation.result import Splits
 from selfsup.evaluation.run import evaluate
 from selfsup.report import page, pictures
 from selfsup.report.scores import Scores
@@ -91,7 +92,7 @@ def test_a_complete_page(folder, hundred):
     assert "Alarm" not in said
     assert "Not under git." in said
     assert "source: digits" in said  # the parameters
-    assert "1000 labels a class left out" in said
+    assert "1000 labels per class left out" in said
     assert text.count("<svg") == 3
 
 
@@ -105,6 +106,58 @@ def test_the_page_is_self_contained(folder, hundred):
     assert not re.search(r"url\((?!#|data:)", text)
     assert "@import" not in text
     assert not list(Path("report").glob("[!i]*"))
+
+
+def test_a_lopsided_set_of_noise_is_not_said_to_be_learnt(folder, tmp_path_factory, capsys):
+    """150 images of one class and 8 of each other: 88 % of the test images are of the first."""
+    root = tmp_path_factory.mktemp("lopsided")
+    rng = np.random.default_rng(0)
+    for name, count in {"common": 150, "rare": 8, "scarce": 8}.items():
+        (root / "images" / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(root / "images" / name / f"{i}.png")
+    source = {"data__source": "image_folder", "data__path": str(root / "images"), "data__image_size": 8}
+    write(make_params(**source).data, 0, root / "shards", processes=1)
+    few = {"per_class": [1], "fraction": [0.01, 1.0], "draws": 3, "c": [0.1]}
+    overrides = source | QUICK | {"evaluation__few_label": few}
+    params = workspace.make(folder, root / "shards", **overrides)
+    for place in workspace.PLACES:
+        arrays = {
+            name: rng.normal(size=np.load(folder / f"features/{place}/{name}.npy").shape) for name in Splits._fields
+        }
+        meta = json.loads((folder / f"features/{place}/meta.json").read_text())
+        workspace.write_features(folder / "features" / place, meta, arrays)
+    capsys.readouterr()
+    for protocol in ("knn", "linear", "few_label"):
+        evaluate(protocol, params)
+    lines = capsys.readouterr().out.splitlines()
+    for protocol in ("knn", "linear", "few_label"):
+        assert any(line.startswith(f"{protocol}: classes are uneven: 5 to 108 images per class in") for line in lines)
+        assert any(line.startswith(f"{protocol}: simclr does not beat majority in") for line in lines)
+        (row,) = [line for line in lines if line.startswith(f"{protocol}: majority: ")]
+        assert "0.8824" in row and "_balanced 0.3333" in row
+    assert "few_label: 1 % = 3 of 118 labels: each class gives at least one" in lines
+    _, checker = report(params)
+    said = " ".join(" ".join(checker.texts).split())
+    assert "simclr does not beat the majority class: answering “common” for every image is right for 88.2 %" in said
+    assert "any constant answer has 33.3 %" in said
+    assert "by class-balanced accuracy" in said
+    assert "balanced, %" in said
+    assert said.count("majority class") >= 4  # two tables, the chart and the headline
+    assert "1 % 3 of 118 labels" in said and "100 % all 118 labels" in said
+
+
+def test_even_classes_have_no_balanced_table(folder, hundred):
+    _, checker = report(finished(folder, hundred, ("knn",)))
+    said = " ".join(checker.texts)
+    assert "balanced" not in said
+    assert "does not beat the majority class" not in said
+    assert "Majority class: the answer" in said
+
+
+def test_a_row_that_was_dropped_is_not_on_the_page(folder, hundred):
+    _, checker = report(finished(folder, hundred, ("linear",), baselines=["pixels"]))
+    assert "majority" not in " ".join(checker.texts).lower().replace("baselines", "")
 
 
 def test_names_with_html_in_them_are_text(folder, tmp_path_factory):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from selfsup.evaluation.result import scored
 from selfsup.report.scores import Scores, columns, confusions, headline, setting_title
 
 
@@ -12,13 +13,13 @@ def linear(**right):
 
 
 def few(**rows):
-    """A few-label probe: per row, setting -> accuracies of the draws."""
-    outcomes = {row: {key: np.array(draws) for key, draws in settings.items()} for row, settings in rows.items()}
-    metrics = {
-        row: {k: v for key, draws in s.items() for k, v in ((key, draws.mean()), (f"{key}_std", draws.std(ddof=1)))}
-        for row, s in outcomes.items()
+    """A few-label probe: per row, setting -> accuracies of the draws, each right on that share of 1,000 images."""
+    outcomes = {
+        row: {key: np.arange(1000) < np.round(1000 * np.array(draws))[:, None] for key, draws in settings.items()}
+        for row, settings in rows.items()
     }
-    return Scores("few_label", metrics, outcomes)
+    metrics = {row: scored(own, np.arange(1000) % 2) for row, own in outcomes.items()}
+    return Scores("few_label", metrics, outcomes, label=np.arange(1000) % 2)
 
 
 def test_best_is_bold_only_when_ahead_by_more_than_the_spread():
@@ -36,7 +37,10 @@ def test_a_row_alone_is_never_bold():
 
 def test_cells_are_percent_with_the_spread_of_their_protocol():
     _, found = columns([linear(method=0.9), few(method={"per_class_5": [0.5, 0.6, 0.7]})])
-    assert [(c.group, c.title) for c in found] == [("linear, all labels", "top-1"), ("linear, few labels", "5 a class")]
+    assert [(c.group, c.title) for c in found] == [
+        ("linear, all labels", "top-1"),
+        ("linear, few labels", "5 per class"),
+    ]
     assert [(c.cells[0].text, c.cells[0].spread) for c in found] == [("90.0", "1.0"), ("60.0", "10.0")]
 
 
@@ -46,7 +50,7 @@ def test_a_row_that_a_protocol_lacks_has_an_empty_cell():
     assert found[1].cells[1] is None
 
 
-@pytest.mark.parametrize(("key", "title"), [("per_class_10", "10 a class"), ("percent_0.5", "0.5 %")])
+@pytest.mark.parametrize(("key", "title"), [("per_class_10", "10 per class"), ("percent_0.5", "0.5 %")])
 def test_settings_read_as_words(key, title):
     assert setting_title(key) == title
 
@@ -90,11 +94,11 @@ def test_few_labels_pay_only_ahead_of_both_label_free_baselines():
     }
     (sentence,) = headline([few(**rows)], "mae")
     assert sentence.startswith(
-        "With few labels it pays: mae is ahead of raw pixels and random weights at 1 a class (+20.0"
+        "With few labels it pays: mae is ahead of raw pixels and random weights at 1 per class (+20.0"
     )
-    assert "not at 5 a class (-10.0 ± 0.0 points), 10 % (" in sentence
+    assert "not at 5 per class (-10.0 ± 1.8 points), 10 % (" in sentence
     (sentence,) = headline([few(method=rows["pixels"], pixels=rows["method"])], "mae")
-    assert "pays: mae is ahead of raw pixels at 5 a class" in sentence
+    assert "pays: mae is ahead of raw pixels at 5 per class" in sentence
     (sentence,) = headline([few(method={"per_class_1": ahead}, pixels={"per_class_1": ahead})], "mae")
     assert sentence == "With few labels it does not pay: mae is nowhere ahead of raw pixels by more than the spread."
 

@@ -1,9 +1,22 @@
-"""Whether a difference exceeds its spread: the one place where scores are compared.
+"""How scores are averaged and compared, and whether a difference exceeds its spread: the one place for both.
 
-Two representations are scored on the same units (test images, or draws of labels), so their difference is taken unit by
-unit, which removes what the units have in common. The spread is the half-width of the 95 % confidence interval of the
-mean difference, Student's t with n - 1 degrees of freedom. It covers the units alone: another seed of the pretraining
-is another experiment.
+Outcomes say what was right: yes/no for every test image [N], or for every draw of the labels and every test image
+[M N]. Accuracy is their mean. Class-balanced accuracy is the mean over classes of each class's own mean (recall), over
+the classes that the test split has.
+
+Two representations are scored on the same draws and images, so their difference is taken unit by unit, which removes
+what the units have in common. The spread is the half-width of the 95 % confidence interval of the mean difference. Its
+squared standard error is
+
+    s_images^2 / N                           s_images: deviation over images of the differences, averaged over draws
+    + s_draws^2 / M  where M > 1             s_draws:  deviation over draws of the differences, averaged over images
+
+and, class-balanced, the first term is sum_c (s_c^2 / N_c) / K^2 over the K classes with N_c images each. The spread
+covers the images and the draws alone: another seed of the pretraining is another experiment.
+
+Where all N units are alike, their deviation of 0 is no estimate. Two units are then added, as Agresti & Coull 1998 do
+for a proportion (one right, one wrong) and Agresti & Min 2005 for a difference of paired proportions (half a pair in
+each cell of the table). The mean stays as it is, so the squared deviations are taken from that mean.
 """
 
 from __future__ import annotations
@@ -28,6 +41,11 @@ class Difference:
         """The difference is larger than its spread, in either direction."""
         return abs(self.mean) > self.spread
 
+    @property
+    def ahead(self) -> bool:
+        """The first of the two is better by more than the spread."""
+        return self.mean > self.spread
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -38,29 +56,75 @@ class Ranking:
     difference: Difference
 
 
-def standard_error(outcomes: np.ndarray) -> float:
-    """Standard error of the mean of `outcomes` [n]; infinite for n < 2."""
-    if len(outcomes) < 2:
-        return float("inf")
-    return float(np.std(outcomes, dtype=np.float64, ddof=1) / np.sqrt(len(outcomes)))
+def class_means(outcomes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The mean of each class's `outcomes` [.. N], float64 [.. K], over the K classes among `labels` [N], ascending."""
+    order = np.argsort(labels, kind="stable")
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    return np.add.reduceat(np.asarray(outcomes, np.float64)[..., order], starts, axis=-1) / counts
 
 
-def paired(a: np.ndarray, b: np.ndarray) -> Difference:
-    """Mean of a - b over the same units, `a` and `b` [n], booleans or numbers. Raises `ValueError` if n differs."""
+def accuracy(outcomes: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+    """The mean of `outcomes` [.. N] over images, float64 [..]; with `labels` [N], class-balanced."""
+    by_class = outcomes if labels is None else class_means(outcomes, labels)
+    return np.asarray(by_class).mean(axis=-1, dtype=np.float64)
+
+
+def standard_error(outcomes: np.ndarray, labels: np.ndarray | None = None) -> float:
+    """Standard error of `accuracy(outcomes, labels)`, `outcomes` [N] in 0..1; infinite for N < 2.
+
+    With `labels` [N] the images of each class are a sample of their own: sqrt(sum_c s_c^2 / N_c) / K.
+    """
+    return float(np.sqrt(_squared_error(outcomes, labels, pseudo=1.0)))
+
+
+def paired(a: np.ndarray, b: np.ndarray, labels: np.ndarray | None = None) -> Difference:
+    """The difference of two rows' accuracies, `a` and `b` [N] or [M N]; with `labels` [N], of the class-balanced ones.
+
+    Raises `ValueError` where the units are not the same.
+    """
     from scipy.special import stdtrit
 
-    if len(a) != len(b):
-        raise ValueError(f"paired outcomes need the same units, got {len(a)} and {len(b)}")
-    difference = a.astype(np.float64) - b.astype(np.float64)
-    if len(difference) < 2:
-        return Difference(float(difference.mean()), float("inf"))
-    t = stdtrit(len(difference) - 1, (1 + CONFIDENCE) / 2)
-    return Difference(float(difference.mean()), float(t * standard_error(difference)))
+    if a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"paired outcomes need the same units, got {a.shape[-1]} and {b.shape[-1]}")
+    difference = np.atleast_2d(a.astype(np.float64) - b.astype(np.float64))  # [M N]
+    by_draw = accuracy(difference, labels)  # [M]
+    mean, draws, images = float(by_draw.mean()), len(by_draw), difference.shape[1]
+    if images < 2:
+        return Difference(mean, float("inf"))
+    parts = [(_squared_error(difference.mean(axis=0), labels, pseudo=0.0), images - 1)]
+    if draws > 1:
+        parts.append((float(by_draw.var(ddof=1)) / draws, draws - 1))
+    total = sum(part for part, _ in parts)
+    freedom = total**2 / sum(part**2 / degrees for part, degrees in parts)  # Satterthwaite 1946
+    return Difference(mean, float(stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(total)))
 
 
-def rank(outcomes: Mapping[str, np.ndarray]) -> Ranking | None:
-    """The best of several rows by mean outcome and its lead over the next. None with fewer than two rows."""
+def rank(outcomes: Mapping[str, np.ndarray], labels: np.ndarray | None = None) -> Ranking | None:
+    """The best of several rows by accuracy and its lead over the next. None with fewer than two rows."""
     if len(outcomes) < 2:
         return None
-    order = sorted(outcomes, key=lambda row: -float(outcomes[row].mean()))
-    return Ranking(order[0], order[1], paired(outcomes[order[0]], outcomes[order[1]]))
+    order = sorted(outcomes, key=lambda row: -float(accuracy(outcomes[row], labels).mean()))
+    return Ranking(order[0], order[1], paired(outcomes[order[0]], outcomes[order[1]], labels))
+
+
+def _squared_error(values: np.ndarray, labels: np.ndarray | None, pseudo: float) -> float:
+    """Squared standard error of the mean, or class-balanced mean, of `values` [N]; infinite for N < 2.
+
+    `pseudo` is the sum of the two units that are added where all are alike: 0 + 1 of outcomes, of differences 0.
+    """
+    if len(values) < 2:
+        return float("inf")
+    if labels is None:
+        return _of_mean(values, pseudo)
+    order = np.argsort(labels, kind="stable")
+    classes = np.split(values[order], np.unique(labels[order], return_index=True)[1][1:])
+    return sum(_of_mean(each, pseudo) for each in classes) / len(classes) ** 2
+
+
+def _of_mean(values: np.ndarray, pseudo: float) -> float:
+    n = len(values)
+    if np.ptp(values.astype(np.float64)) > 0:
+        return float(np.var(values, dtype=np.float64, ddof=1)) / n
+    value = float(values[0])
+    deviations = 1 - 2 * value * pseudo + 2 * value**2  # of the two that are added, whose squares sum to 1
+    return deviations / (n + 2) ** 2

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from selfsup.errors import UserError, missing
+from selfsup.evaluation.balance import MAJORITY
 from selfsup.evaluation.result import Splits
 
-ROWS = ("method", "supervised", "random", "pixels")
+ROWS = ("method", "supervised", "random", "pixels", MAJORITY)
 """The rows of every table, in their order. The pretrained one is `method` whatever its name, so that
-experiments with different methods compare column by column."""
+experiments with different methods compare column by column. The majority row is the only one without features."""
 
 _BLOCK = 1 << 24  # numbers read at once when looking for NaN
 
@@ -76,7 +77,7 @@ def find(folder: Path | str, baselines: Sequence[str]) -> tuple[list[FeatureSet]
         raise UserError(f"{place}: no method and backbone in it; run `dvc repro --force --single-item extract`")
     found = [FeatureSet("method", str(meta["method"]), folder / "pretrained", meta)]
     absent = {}
-    for row in [row for row in ROWS if row in baselines]:
+    for row in [row for row in ROWS if row in baselines and row != MAJORITY]:
         place = folder / "baselines" / row if row == "pixels" else folder / "baselines" / str(meta["backbone"]) / row
         own = _meta(place)
         if own is None:

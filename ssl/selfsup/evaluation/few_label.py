@@ -2,8 +2,9 @@
 
 Each setting (n labels a class, or a stratified share of the training labels) is drawn several times. The draws depend
 on the seed and the labels alone, so every representation sees the same ones and differences pair up; a smaller
-setting's images are a subset of a larger one's. C is chosen once a setting, by the mean validation accuracy over its
-draws. The statistics that standardise features come from all training images, which takes no labels.
+setting's images are a subset of a larger one's. C is chosen once per setting, by the mean validation accuracy over its
+draws. A setting that takes all labels leaves nothing to draw and is fitted once. The statistics that standardise
+features come from all training images, which takes no labels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from selfsup.evaluation import logistic
-from selfsup.evaluation.result import Result, Splits, labelled
+from selfsup.evaluation.result import Result, Splits, labelled, scored
 from selfsup.params import FewLabel
 
 FEATURES = logistic.FEATURES
@@ -24,22 +25,41 @@ class Setting:
     """How many labels each class gives."""
 
     key: str  # of the metric: per_class_5, percent_1
+    title: str  # for people: 5 per class, 1 %
     counts: np.ndarray  # int64 [classes]
+    all: bool = False  # these are all labels that there are
 
 
 def settings(labels: np.ndarray, params: FewLabel) -> tuple[list[Setting], list[str]]:
-    """The settings that `labels` int64 [N] of the training split can serve, and a line on each that it cannot."""
+    """The settings that `labels` int64 [N] of the training split can serve.
+
+    And a line on each that it cannot, on each whose number of labels is not what its name says, and on each that takes
+    the labels of another.
+    """
     available = np.bincount(labels)  # [classes]
     fewest = int(available[available > 0].min())
-    kept, notes = [], []
+    asked, notes = [], []
     for n in sorted(set(params.per_class)):
         if n > fewest:
-            notes.append(f"{n} labels a class left out: the smallest class has {fewest} training images")
+            notes.append(f"{n} labels per class left out: the smallest class has {fewest} training images")
         else:
-            kept.append(Setting(f"per_class_{n}", np.where(available > 0, n, 0)))
+            asked.append((f"per_class_{n}", f"{n} per class", np.where(available > 0, n, 0)))
     for fraction in sorted(set(params.fraction)):
-        counts = np.maximum(np.rint(fraction * available).astype(np.int64), available > 0)  # at least one a class
-        kept.append(Setting(f"percent_{100 * fraction:g}", counts))
+        exact = np.rint(fraction * available).astype(np.int64)
+        counts = np.maximum(exact, available > 0)
+        key, title = f"percent_{100 * fraction:g}", f"{100 * fraction:g} %"
+        if (counts > exact).any():
+            notes.append(f"{title} = {counts.sum():,} of {len(labels):,} labels: each class gives at least one")
+        asked.append((key, title, counts))
+    kept: list[Setting] = []
+    for key, title, counts in asked:
+        whole = np.array_equal(counts, available)
+        if whole:
+            notes.append(f"{title} = all {len(labels):,} labels: nothing is drawn, and ± is over test images")
+        same = [one.title for one in kept if np.array_equal(one.counts, counts)]
+        if same:
+            notes.append(f"{title} takes the same labels as {same[0]}")
+        kept.append(Setting(key, title, counts, whole))
     return kept, notes
 
 
@@ -57,7 +77,11 @@ def label_draw(labels: np.ndarray, counts: np.ndarray, seed: int, draw: int) -> 
 
 
 def run(features: Splits, labels: Splits, params: FewLabel, seed: int) -> Result:
-    """`metrics`: for every setting its mean test accuracy over the draws and `<setting>_std`, their deviation."""
+    """`metrics`: for every setting its mean test accuracy over the draws and `<setting>_std`, their deviation.
+
+    With all labels it is `<setting>_se` instead, the standard error over test images. `<setting>_balanced` is the
+    class-balanced accuracy. `outcomes` are bool [draws, test images], and [test images] with all labels.
+    """
     features, labels = labelled(features, labels)
     standardise = logistic.Standardise(features.train)
     validation, test = standardise(features.validation), standardise(features.test)
@@ -65,16 +89,15 @@ def run(features: Splits, labels: Splits, params: FewLabel, seed: int) -> Result
     result = Result({}, {}, details={"notes": notes, "c": {}, "labels": {}})
     for setting in kept:
         fitted, readings = [], []
-        for draw in range(params.draws):
+        for draw in range(1 if setting.all else params.draws):
             chosen = label_draw(labels.train, setting.counts, seed, draw)
             few = standardise(features.train[chosen])
             fitted.append(list(logistic.fits(few, labels.train[chosen], params.c)))
             readings.append([one.accuracy(validation, labels.validation) for one in fitted[-1]])
         best = int(np.mean(readings, axis=0).argmax())  # equal readings: the stronger regularisation
-        scores = np.array([by_c[best].accuracy(test, labels.test) for by_c in fitted])
-        result.outcomes[setting.key] = scores
-        result.metrics[setting.key] = float(scores.mean())
-        result.metrics[f"{setting.key}_std"] = float(scores.std(ddof=1))
+        right = np.stack([by_c[best].predict(test)[:, 0] == labels.test for by_c in fitted])  # [draws, test images]
+        result.outcomes[setting.key] = right[0] if setting.all else right
         result.details["c"][setting.key] = fitted[0][best].c
         result.details["labels"][setting.key] = int(setting.counts.sum())
+    result.metrics = scored(result.outcomes, labels.test)
     return result

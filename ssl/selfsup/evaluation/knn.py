@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from selfsup.evaluation.compare import standard_error
-from selfsup.evaluation.result import Result, Splits, labelled
+from selfsup.evaluation.result import Result, Splits, labelled, scored
 from selfsup.params import KNN
 
 FEATURES = "l2-normalised"
@@ -22,8 +21,8 @@ _QUERIES, _BANK = 4096, 32768  # rows handled at once: memory does not grow with
 def run(features: Splits, labels: Splits, params: KNN, seed: int) -> Result:  # noqa: ARG001 nothing is drawn
     """Choose k on the validation split with the training split as bank; then test with both as bank.
 
-    A k larger than the bank means the whole bank. `metrics` has `top1` at the chosen `k`, its standard error over test
-    images `top1_se`, and `top1_k<k>` for every k.
+    A k larger than the bank means the whole bank. `metrics` has `top1` at the chosen `k` and `top1_balanced` with their
+    standard errors over test images, and `top1_k<k>` for every k.
     """
     (train, validation, test), labels = labelled(features, labels)
     ks = sorted({min(k, len(train)) for k in params.k})
@@ -35,9 +34,9 @@ def run(features: Splits, labels: Splits, params: KNN, seed: int) -> Result:  # 
     bank_labels = np.concatenate([labels.train, labels.validation])
     predicted = classify([train, validation], bank_labels, test, ks, params.temperature)
     correct = {k: predicted[k] == labels.test for k in ks}
+    outcomes = {"top1": correct[chosen]}
     metrics = {
-        "top1": float(correct[chosen].mean()),
-        "top1_se": standard_error(correct[chosen]),
+        **scored(outcomes, labels.test),
         "k": chosen,
         **{f"top1_k{k}": float(correct[k].mean()) for k in ks},
     }
@@ -45,7 +44,7 @@ def run(features: Splits, labels: Splits, params: KNN, seed: int) -> Result:  # 
     clipped = sorted({k for k in params.k if k > len(train)})
     if clipped:
         details["notes"] = [f"k {', '.join(map(str, clipped))} exceeds the bank: its {len(train)} images all vote"]
-    return Result(metrics, {"top1": correct[chosen]}, predicted[chosen], details)
+    return Result(metrics, outcomes, predicted[chosen], details)
 
 
 def knn_accuracy(

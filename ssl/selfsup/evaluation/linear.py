@@ -9,15 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from selfsup.evaluation import logistic
-from selfsup.evaluation.compare import standard_error
-from selfsup.evaluation.result import Result, Splits, labelled
+from selfsup.evaluation.result import Result, Splits, labelled, scored
 from selfsup.params import Linear
 
 FEATURES = logistic.FEATURES
 
 
 def run(features: Splits, labels: Splits, params: Linear, seed: int) -> Result:  # noqa: ARG001 nothing is drawn
-    """`metrics`: `top1` and its standard error, `mean_per_class`, the chosen `c`; `top5` with more than 5 classes."""
+    """`metrics`: `top1` and `top1_balanced` with standard errors, the chosen `c`; `top5` with more than 5 classes."""
     features, labels = labelled(features, labels)
     standardise = logistic.Standardise(features.train)
     train, validation = standardise(features.train), standardise(features.validation)
@@ -29,18 +28,10 @@ def run(features: Splits, labels: Splits, params: Linear, seed: int) -> Result: 
     joined, joined_labels = np.concatenate([train, validation]), np.concatenate([labels.train, labels.validation])
     (classifier,) = logistic.fits(joined, joined_labels, [chosen])
     top = classifier.predict(standardise(features.test), top=5)
-    right = top[:, 0] == labels.test
-    per_class = [right[labels.test == c].mean() for c in np.unique(labels.test)]
-    metrics = {
-        "top1": float(right.mean()),
-        "top1_se": standard_error(right),
-        "mean_per_class": float(np.mean(per_class)),
-        "c": chosen,
-    }
-    outcomes = {"top1": right}
+    outcomes = {"top1": top[:, 0] == labels.test}
     if len(classifier.classes) > 5:
         outcomes["top5"] = (top == labels.test[:, None]).any(axis=1)
-        metrics |= {"top5": float(outcomes["top5"].mean()), "top5_se": standard_error(outcomes["top5"])}
+    metrics = {**scored(outcomes, labels.test), "c": chosen}
     details = {
         "validation_top1": {f"c{c:g}": value for c, value in readings.items()},
         "converged": converged and classifier.converged,

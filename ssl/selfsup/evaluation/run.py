@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from selfsup.evaluation.features import FeatureSet, find
+from selfsup.evaluation.balance import MAJORITY, balance, majority, uneven_line
+from selfsup.evaluation.compare import accuracy, paired
+from selfsup.evaluation.features import find
 from selfsup.evaluation.result import Result, Splits
 from selfsup.files import replaced
 from selfsup.params import Evaluation, Params
@@ -23,8 +25,9 @@ def evaluate(protocol: str, params: Params) -> dict[str, Any]:
     """Judge every feature set by `protocol`, write what it found in the working folder, and return the metrics.
 
     `metrics/evaluate/<protocol>.json` has `{protocol: {row: {metric: value}}}`, or `{protocol: {"skipped": reason}}`
-    when the labels do not suffice. `evaluations/<protocol>/` has `outcomes.npz` (`<row>/<metric>`: the units whose mean
-    is the metric; `<row>/predicted`; `label`), `details.json` (choices and the readings behind them) and CSV tables.
+    when the labels do not suffice. `evaluations/<protocol>/` has `outcomes.npz` (`<row>/<metric>`: right or not by test
+    image, or by draw and test image, whose mean is the metric; `<row>/predicted`; `label`), `details.json` (choices and
+    the readings behind them, the balance of the classes) and CSV tables.
     """
     from selfsup.data.loader import open_split
 
@@ -41,16 +44,26 @@ def evaluate(protocol: str, params: Params) -> dict[str, Any]:
             new.mkdir()
             _write_json(new / "details.json", {"skipped": reason})
         return _write_json(metrics_path, {protocol: {"skipped": reason}})
+    facts = balance(labels, train.classes)
+    if facts["uneven"]:
+        print(f"{protocol}: {uneven_line(facts)}; read the balanced accuracy, in which each class counts alike")
     sets, missing = find("features", params.baselines)
     results = {}
     for one in sets:
         results[one.row] = module.run(one.splits(labels), labels, getattr(params.evaluation, protocol), params.seed)
-        print(f"{protocol}: {one.title}: {_line(results[one.row].metrics)}", flush=True)
+        print(f"{protocol}: {one.title}: {_line(results[one.row].metrics, facts['uneven'])}", flush=True)
+    if MAJORITY in params.baselines:
+        results[MAJORITY] = majority(labels, results["method"])
+        print(f"{protocol}: {MAJORITY}: {_line(results[MAJORITY].metrics, facts['uneven'])}")
+        for line in not_above(results["method"], results[MAJORITY], sets[0].title):
+            print(f"{protocol}: {line}")
+    for line in results["method"].details.get("notes", []):
+        print(f"{protocol}: {line}")
     for row, why in missing.items():
         print(f"{protocol}: {row}: left out, {why}")
     with replaced(folder) as new:
         new.mkdir()
-        write_outcomes(new, sets, missing, results, labels, train.classes)
+        write_outcomes(new, {one.row: one.title for one in sets}, missing, results, labels, train.classes)
     rows = {row: result.metrics for row, result in results.items()}
     return _write_json(metrics_path, {protocol: {"features": module.FEATURES, **rows}})
 
@@ -70,7 +83,7 @@ def insufficient(labels: Splits) -> str | None:
 
 def write_outcomes(
     folder: Path,
-    sets: Sequence[FeatureSet],
+    titles: dict[str, str],
     missing: dict[str, str],
     results: dict[str, Result],
     labels: Splits,
@@ -84,9 +97,8 @@ def write_outcomes(
         if result.predicted is not None:
             arrays[f"{row}/predicted"] = result.predicted
     np.savez_compressed(folder / "outcomes.npz", **arrays)
-    titles = {one.row: one.title for one in sets}
     counts = {split: int((values >= 0).sum()) for split, values in zip(Splits._fields, labels, strict=True)}
-    details = {"titles": titles, "missing": missing, "images": counts}
+    details = {"titles": titles, "missing": missing, "images": counts, "balance": balance(labels, classes)}
     _write_json(folder / "details.json", details | {row: result.details for row, result in results.items()})
     predictions = {row: result.predicted for row, result in results.items() if result.predicted is not None}
     if predictions:
@@ -100,16 +112,23 @@ def write_outcomes(
         _write_csv(folder / "per_class.csv", ["row", "class", "images", "accuracy"], shares)
     else:
         draws = [
-            (row, setting, result.details["labels"][setting], draw, float(value))
+            (row, setting, result.details["labels"][setting], draw, float(accuracy(one)), float(accuracy(one, true)))
             for row, result in results.items()
-            for setting, values in result.outcomes.items()
-            for draw, value in enumerate(values)
+            for setting, right in result.outcomes.items()
+            for draw, one in enumerate(np.atleast_2d(right))
         ]
-        _write_csv(folder / "draws.csv", ["row", "setting", "labels", "draw", "accuracy"], draws)
+        _write_csv(folder / "draws.csv", ["row", "setting", "labels", "draw", "accuracy", "balanced"], draws)
 
 
-def _line(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+def not_above(method: Result, rival: Result, name: str) -> list[str]:
+    """A line where the method's accuracy does not exceed that of the majority row by more than the spread."""
+    short = [key for key in method.outcomes if not paired(method.outcomes[key], rival.outcomes[key]).ahead]
+    return [f"{name} does not beat {MAJORITY} in {', '.join(short)}"] if short else []
+
+
+def _line(metrics: dict[str, float], uneven: bool) -> str:
+    """The metrics for the console; class-balanced ones where they tell more."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if uneven or "balanced" not in name)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> dict[str, Any]:

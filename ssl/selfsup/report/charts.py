@@ -12,8 +12,14 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {"method": "#2f7fd6", "supervised": "#e2812b", "random": "#8b929c", "pixels": "#1fa37a"}
-"""One colour a row throughout the page, apart in brightness as well as in hue."""
+COLOURS = {
+    "method": "#2f7fd6",
+    "supervised": "#e2812b",
+    "random": "#8b929c",
+    "pixels": "#1fa37a",
+    "majority": "#9a5fd0",
+}
+"""One colour per row throughout the page, apart in brightness as well as in hue."""
 
 _INK, _GRID = "#010203", "#040506"  # replaced by the page's own colours
 _STYLE: dict[Any, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import subprocess
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from selfsup.data.index import load_index
+from selfsup.evaluation.balance import MAJORITY, RATIO, uneven_line
 from selfsup.evaluation.features import FeatureSet, find
 from selfsup.evaluation.label_free import label_free
 from selfsup.files import replaced
 from selfsup.report import charts, pictures
-from selfsup.report.scores import NAMES, Scores, columns, confusions, headline, read_scores
+from selfsup.report.scores import NAMES, Column, Scores, columns, confusions, headline, read_scores
 from selfsup.report.template import render
 
 if TYPE_CHECKING:
@@ -46,8 +48,10 @@ def contents(params: Params) -> dict[str, Any]:
     sets, missing = find("features", params.baselines)
     name = sets[0].title
     names = {one.row: NAMES.get(one.row, one.title) for one in sets}
+    names |= {MAJORITY: NAMES[MAJORITY]}
     scores = [read_scores(protocol) for protocol in params.evaluation.protocols]
     rows, table = columns(scores)
+    uneven = next((one for one in scores if one.uneven), None)
     run = _json("metrics/pretrain.json")
     free = [(one.row, label_free(one.load("test", test.samples), params.seed)) for one in sets if test.samples > 1]
     return {
@@ -66,8 +70,9 @@ def contents(params: Params) -> dict[str, Any]:
         "not_run": [(one.protocol, one.why_not) for one in scores if one.why_not],
         "notes": [*load_index("data/shards").notes, *notes(scores)],
         "rows": rows,
-        "columns": table,
-        "groups": [(group, sum(c.group == group for c in table)) for group in dict.fromkeys(c.group for c in table)],
+        "tables": [("accuracy, %", table)] + ([("balanced, %", columns(scores, balanced=True)[1])] if uneven else []),
+        "groups": groups,
+        "balance": balance_note(scores, rows),
         "dots": dots(scores, names),
         "choices": choices(scores),
         "few_labels": few_label_chart(scores, names),
@@ -107,6 +112,32 @@ def notes(scores: Sequence[Scores]) -> list[str]:
     return list(dict.fromkeys(lines + late))
 
 
+def groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """The groups of a table's columns, and how many columns each has."""
+    return [(name, len(list(own))) for name, own in itertools.groupby(columns, lambda column: column.group)]
+
+
+def balance_note(scores: Sequence[Scores], rows: Sequence[str]) -> list[str]:
+    """What the majority row is, and where classes are uneven, what class-balanced accuracy is."""
+    facts = next((one.balance for one in scores if one.balance), None)
+    if facts is None:
+        return []
+    lines = []
+    if MAJORITY in rows:
+        lines.append(
+            f"Majority class: the answer “{facts['commonest']}”, the commonest class of the training and validation "
+            "labels, for every image and in every column. Its ± is over test images."
+        )
+    if facts["uneven"]:
+        line = uneven_line(facts)
+        lines.append(
+            f"{line[0].upper()}{line[1:]} (more than {RATIO} to 1). Balanced: class-balanced accuracy, the mean of the "
+            f"accuracies within each of the {facts['test']['classes']} classes of the test split. Its ± and its spread "
+            "take the images of each class as a sample of their own."
+        )
+    return lines
+
+
 def choices(scores: Sequence[Scores]) -> list[tuple[str, dict[str, str]]]:
     """What was chosen on the validation split, by row."""
     found = []
@@ -119,11 +150,16 @@ def choices(scores: Sequence[Scores]) -> list[tuple[str, dict[str, str]]]:
 
 
 def dots(scores: Sequence[Scores], names: dict[str, str]) -> str | None:
-    """Top-1 accuracies with all labels, one panel a protocol."""
+    """Top-1 accuracies with all labels, one panel per protocol; the majority row only where classes are uneven.
+
+    Elsewhere it lies so far below the others that their differences would vanish.
+    """
     titles = {"knn": "kNN", "linear": "linear probe"}
     panels = {
         titles.get(one.protocol, one.protocol): {
-            row: (values["top1"], values["top1_se"] or 0.0) for row, values in one.metrics.items()
+            row: (values["top1"], values["top1_se"] or 0.0)
+            for row, values in one.metrics.items()
+            if row != MAJORITY or one.uneven
         }
         for one in scores
         if one.metrics and all("top1" in values for values in one.metrics.values())
@@ -155,9 +191,13 @@ def few_label_chart(scores: Sequence[Scores], names: dict[str, str]) -> str | No
     if few is None or not any(few.outcomes.values()):
         return None
     series = {}
-    for row in few.metrics:
+    for row, own in few.metrics.items():
+        if row == MAJORITY and not few.uneven:
+            continue
         labels = few.details[row]["labels"]
-        points = [(labels[key], few.metrics[row][key], few.metrics[row][f"{key}_std"]) for key in few.outcomes[row]]
+        points = [
+            (labels[key], own[key], own.get(f"{key}_std", own.get(f"{key}_se")) or 0.0) for key in few.outcomes[row]
+        ]
         if "linear" in by and row in by["linear"].metrics:
             images, metrics = by["linear"].details["images"], by["linear"].metrics[row]
             points.append((images["train"] + images["validation"], metrics["top1"], metrics["top1_se"] or 0.0))

@@ -1,4 +1,8 @@
-"""What the protocols found, as tables and sentences: a winner is named only when its lead exceeds its spread."""
+"""What the protocols found, as tables and sentences: a winner is named only when its lead exceeds its spread.
+
+Where classes are uneven, accuracy rewards answering the commonest class. Then the class-balanced accuracy has a table
+and a sentence of its own, and whether few labels pay is judged by it.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from selfsup.evaluation.compare import Difference, paired, rank
+from selfsup.evaluation.balance import MAJORITY, uneven_line
+from selfsup.evaluation.compare import Difference, accuracy, paired, rank
 from selfsup.evaluation.features import ROWS
 
-NAMES = {"supervised": "supervised", "random": "random weights", "pixels": "raw pixels"}
+NAMES = {"supervised": "supervised", "random": "random weights", "pixels": "raw pixels", MAJORITY: "majority class"}
 
 
 @dataclass
@@ -22,11 +27,20 @@ class Scores:
 
     protocol: str
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)  # by row
-    outcomes: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # by row and metric: paired units
+    outcomes: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # by row and metric: see Result
     predicted: dict[str, np.ndarray] = field(default_factory=dict)  # by row
     label: np.ndarray | None = None
     details: dict[str, Any] = field(default_factory=dict)
     why_not: str | None = None
+
+    @property
+    def balance(self) -> dict[str, Any]:
+        """The facts of the class counts."""
+        return self.details.get("balance", {})
+
+    @property
+    def uneven(self) -> bool:
+        return bool(self.balance.get("uneven"))
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,8 @@ class Cell:
 class Column:
     group: str
     title: str
-    cells: list[Cell | None]  # one a row of the table
+    cells: list[Cell | None]  # one per row of the table
+    labels: str = ""  # how many labels, where they are few
 
 
 def read_scores(protocol: str) -> Scores:
@@ -64,35 +79,48 @@ def read_scores(protocol: str) -> Scores:
 
 
 def setting_title(key: str) -> str:
-    """`per_class_5` -> `5 a class`, `percent_10` -> `10 %`."""
+    """`per_class_5` -> `5 per class`, `percent_10` -> `10 %`."""
     kind, _, value = key.rpartition("_")
-    return f"{value} a class" if kind == "per_class" else f"{value} %"
+    return f"{value} per class" if kind == "per_class" else f"{value} %"
 
 
-def columns(scores: Sequence[Scores]) -> tuple[list[str], list[Column]]:
-    """The rows of the table, and its columns: every outcome of every protocol."""
+def columns(scores: Sequence[Scores], balanced: bool = False) -> tuple[list[str], list[Column]]:
+    """The rows of the table, and its columns: every outcome of every protocol, or its class-balanced accuracy."""
     rows = [row for row in ROWS if any(row in one.metrics for one in scores)]
     titles = {"knn": "kNN", "linear": "linear, all labels", "few_label": "linear, few labels"}
     found = []
     for one in scores:
         keys = list(dict.fromkeys(key for row in rows for key in one.outcomes.get(row, {})))
         for key in keys:
+            if balanced and key == "top5":
+                continue
             title = key.replace("top", "top-") if key.startswith("top") else setting_title(key)
-            found.append(Column(titles.get(one.protocol, one.protocol), title, _cells(one, key, rows)))
+            cells = _cells(one, key, rows, balanced)
+            found.append(Column(titles.get(one.protocol, one.protocol), title, cells, _labels(one, key)))
     return rows, found
 
 
-def _cells(scores: Scores, key: str, rows: Sequence[str]) -> list[Cell | None]:
+def _labels(scores: Scores, key: str) -> str:
+    """How many labels a column of few labels takes: `all 12 labels`, `13 of 1,293 labels`."""
+    count = scores.details.get("method", {}).get("labels", {}).get(key)
+    if count is None:
+        return ""
+    every = scores.details["images"]["train"]
+    return f"all {every:,} labels" if count == every else f"{count:,} of {every:,} labels"
+
+
+def _cells(scores: Scores, key: str, rows: Sequence[str], balanced: bool) -> list[Cell | None]:
     outcomes = {row: scores.outcomes[row][key] for row in rows if key in scores.outcomes.get(row, {})}
-    ranking = rank(outcomes)
+    ranking = rank(outcomes, scores.label if balanced else None)
+    name = f"{key}_balanced" if balanced else key
     cells: list[Cell | None] = []
     for row in rows:
         if row not in outcomes:
             cells.append(None)
             continue
-        spread = scores.metrics[row].get(f"{key}_se", scores.metrics[row].get(f"{key}_std"))
+        spread = scores.metrics[row].get(f"{name}_se", scores.metrics[row].get(f"{name}_std"))
         best = ranking is not None and ranking.best == row and ranking.difference.exceeds
-        cells.append(Cell(percent(scores.metrics[row][key]), "" if spread is None else percent(spread), best))
+        cells.append(Cell(percent(scores.metrics[row][name]), "" if spread is None else percent(spread), best))
     return cells
 
 
@@ -101,12 +129,23 @@ def percent(share: float) -> str:
 
 
 def points(difference: Difference) -> str:
-    """`+1.2 ± 0.8 points`."""
-    return f"{100 * difference.mean:+.1f} ± {100 * difference.spread:.1f} points"
+    """`+1.2 ± 0.8 points`; without a spread where a single image gives none."""
+    spread = f" ± {100 * difference.spread:.1f}" if np.isfinite(difference.spread) else ""
+    return f"{100 * difference.mean:+.1f}{spread} points"
+
+
+def beyond(difference: Difference) -> str:
+    """Whether a difference is more than its spread, in words."""
+    if not np.isfinite(difference.spread):
+        return "of a single test image, which has no spread"
+    return "more than the spread" if difference.exceeds else "within the spread"
 
 
 def headline(scores: Sequence[Scores], name: str) -> list[str]:
-    """Who won, whether pretraining beats raw pixels with all labels, and whether it pays with few."""
+    """Who won, whether pretraining beats a constant answer and raw pixels with all labels, and whether few labels pay.
+
+    With uneven classes also what accuracy hides.
+    """
     by = {one.protocol: one for one in scores if one.metrics}
     sentences = []
     full = next((by[protocol] for protocol in ("linear", "knn") if protocol in by), None)
@@ -114,6 +153,9 @@ def headline(scores: Sequence[Scores], name: str) -> list[str]:
         outcomes = {row: full.outcomes[row]["top1"] for row in full.metrics}
         where = "Linear probe with all labels" if full.protocol == "linear" else "kNN with all labels"
         sentences.append(_winner(where, outcomes, name))
+        sentences.append(_against_majority(full, outcomes, name))
+        if full.uneven:
+            sentences.append(_balanced(full, outcomes, name))
         if "pixels" in outcomes:
             sentences.append(_against_pixels(paired(outcomes["method"], outcomes["pixels"]), name))
     if "few_label" in by:
@@ -131,12 +173,45 @@ def _winner(where: str, outcomes: dict[str, np.ndarray], name: str) -> str:
     if ranking.difference.exceeds:
         return f"{where}: {best} wins with {share} %, {lead} ahead of {second}, more than the spread."
     other = percent(float(outcomes[ranking.runner_up].mean()))
-    return f"{where}: no winner. {best} ({share} %) and {second} ({other} %) differ by {lead}, within the spread."
+    within = beyond(ranking.difference)
+    return f"{where}: no winner. {best} ({share} %) and {second} ({other} %) differ by {lead}, {within}."
+
+
+def _against_majority(scores: Scores, outcomes: dict[str, np.ndarray], name: str) -> str:
+    """A sentence where the features tell no more than the commonest class does."""
+    if MAJORITY not in outcomes:
+        return ""
+    difference = paired(outcomes["method"], outcomes[MAJORITY])
+    if difference.ahead:
+        return ""
+    answer, share = scores.balance.get("commonest", ""), percent(float(outcomes[MAJORITY].mean()))
+    return (
+        f"{name} does not beat the majority class: answering “{answer}” for every image is right for {share} %; "
+        f"{name} differs by {points(difference)}, {beyond(difference)}."
+    )
+
+
+def _balanced(scores: Scores, outcomes: dict[str, np.ndarray], name: str) -> str:
+    """The class-balanced accuracy, and how far it is from the 1/K of any constant answer."""
+    own, label = outcomes["method"], scores.label
+    classes = scores.balance["test"]["classes"]
+    chance = paired(own, _constant(label), label)
+    reached = percent(float(accuracy(own, label)))
+    said = f"{name} reaches a class-balanced accuracy of {reached} %"
+    tail = f"any constant answer has {percent(1 / classes)} %: {points(chance)}, {beyond(chance)}"
+    line = uneven_line(scores.balance)
+    return f"{line[0].upper()}{line[1:]}. {said}; {tail}."
+
+
+def _constant(label: np.ndarray | None) -> np.ndarray:
+    """The outcomes of answering the commonest class of the test images; class-balanced, any other does as well."""
+    assert label is not None
+    return label == np.bincount(label).argmax()
 
 
 def _against_pixels(difference: Difference, name: str) -> str:
     if not difference.exceeds:
-        return f"With all labels {name} does not beat raw pixels: {points(difference)}, within the spread."
+        return f"With all labels {name} does not beat raw pixels: {points(difference)}, {beyond(difference)}."
     if difference.mean < 0:
         behind = points(difference).lstrip("-")
         return f"With all labels {name} does not beat raw pixels: it is {behind} behind, more than the spread."
@@ -144,21 +219,24 @@ def _against_pixels(difference: Difference, name: str) -> str:
 
 
 def _few_labels(scores: Scores, name: str) -> str:
-    rivals = [row for row in ("pixels", "random") if row in scores.outcomes]
+    rivals = [row for row in ("pixels", "random", MAJORITY) if row in scores.outcomes]
     own = scores.outcomes["method"]
     if not rivals or not own:
         return ""
-    names = " and ".join(NAMES[row] for row in rivals)
+    label = scores.label if scores.uneven else None
+    names = " and ".join(", ".join(NAMES[row] for row in rivals).rsplit(", ", 1))
     pays: list[str] = []
     not_so: list[str] = []
     for key in own:
-        closest = min((paired(own[key], scores.outcomes[row][key]) for row in rivals), key=lambda d: d.mean)
-        ahead = all(d.exceeds and d.mean > 0 for d in (paired(own[key], scores.outcomes[row][key]) for row in rivals))
-        (pays if ahead else not_so).append(f"{setting_title(key)} ({points(closest)})")
+        leads = [paired(own[key], scores.outcomes[row][key], label) for row in rivals]
+        closest = min(leads, key=lambda lead: lead.mean)
+        said = f"{setting_title(key)} ({points(closest)})"
+        (pays if all(lead.ahead for lead in leads) else not_so).append(said)
+    by = " by class-balanced accuracy" if scores.uneven else ""
     if not pays:
-        return f"With few labels it does not pay: {name} is nowhere ahead of {names} by more than the spread."
+        return f"With few labels it does not pay: {name} is nowhere ahead of {names} by more than the spread{by}."
     tail = f"; not at {', '.join(not_so)}" if not_so else ""
-    return f"With few labels it pays: {name} is ahead of {names} at {', '.join(pays)}{tail}."
+    return f"With few labels it pays{by}: {name} is ahead of {names} at {', '.join(pays)}{tail}."
 
 
 def confusions(scores: Scores, classes: Sequence[str], most: int = 10) -> list[tuple[str, str, int]]:
