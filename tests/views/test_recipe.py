@@ -210,6 +210,29 @@ def test_gates_open_as_often_as_they_should():
         assert abs(numbers.sigma.mean() - 1.05) < 0.02
 
 
+KIN = {"crop"}, {"jitt", "firs", "seco"}  # parts of one thing: a crop, and an order, which has no places without jitter
+
+
+def test_no_number_says_anything_of_another():
+    """Neither within a view nor between two; only what makes a crop belongs together, and an order."""
+    n = 20_000
+    columns: dict[str, Tensor] = {}
+    for view in (0, 1):
+        draw = Draw(0, 0, torch.arange(n)).fork(f"view {view + 1}")
+        numbers = recipe.view_numbers(torch.full((n, 2), 400), draw, views(), view)
+        own = {f"factor {i}": numbers.factors[:, i] for i in range(4)}
+        own |= {name: getattr(numbers, name) for name in ("flip", "grey", "blur", "sigma", "solarize")}
+        own |= {"jitter": numbers.order.lt(4).any(1), "first": numbers.order[:, 0], "second": numbers.order[:, 1]}
+        own |= {f"crop {i}": numbers.crop[:, i] for i in range(4)}
+        columns |= {f"{name} of view {view}": x.double() for name, x in own.items()}
+    names = list(columns)
+    together = torch.corrcoef(torch.stack(list(columns.values())))
+    for i, a in enumerate(names):
+        for j, b in enumerate(names[:i]):
+            kin = a[-1] == b[-1] and any({a[:4], b[:4]} <= kinds for kinds in KIN)
+            assert kin or together[i, j].abs() < 0.03, (a, b)  # 4 standard errors
+
+
 def test_operations_of_no_strength_are_left_out():
     numbers = recipe.view_numbers(pictures()["box"], Draw(0, 0, IDS), views(views__jitter__hue=0.0), 0)
     assert (numbers.order < 3).any() and not (numbers.order == 3).any()
