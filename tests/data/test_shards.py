@@ -189,8 +189,8 @@ def test_skipped_files_are_counted_and_listed(tmp_path):
 def test_a_class_too_small_for_every_split_is_named_with_the_remedy(tmp_path, counts, message):
     root = class_folders(tmp_path / "images", counts)
     with pytest.raises(UserError, match=message) as caught:
-        shards(tmp_path / "shards", source="image_folder", path=str(root))
-    assert "data.labels: none" in str(caught.value)
+        shards(tmp_path / "shards", source="image_folder", path=str(root), rare="fail")
+    assert "set data.rare: keep" in str(caught.value) and "data.labels: none" in str(caught.value)
     class_folders(root, dict.fromkeys(counts, 3))
     shards(tmp_path / "shards", source="image_folder", path=str(root))
 

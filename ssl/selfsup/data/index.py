@@ -46,6 +46,15 @@ class Skipped(Strict):
     reason: str
 
 
+class Copies(Strict):
+    """Images whose decoded pixels are equal at the store size."""
+
+    surplus: NonNegativeInt  # images less the different ones among them
+    across: dict[str, PositiveInt]  # "train/test": images of the second split that are also in the first
+    relabelled: NonNegativeInt  # labelled images that equal one with another label
+    dropped: NonNegativeInt  # images that are in no shard, because an equal one is
+
+
 class Index(Strict):
     """The whole of `index.json`."""
 
@@ -58,6 +67,8 @@ class Index(Strict):
     splits: dict[str, Annotated[list[Shard], Field(min_length=1)]]  # train, validation and test
     skipped_count: int
     skipped: list[Skipped]
+    copies: Copies
+    rare: dict[str, NonNegativeInt]  # classes with too few images for every split -> images without label, or dropped
     notes: list[str]  # whole sentences on what was left out or looks wrong; sharding prints them, the page shows them
     checksum: str = ""  # SHA-256 of all the rest, and so of the whole data set
 

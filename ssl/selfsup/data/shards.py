@@ -2,17 +2,18 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from selfsup.data.index import SCHEMA, Index, Shard, Statistics, write_index
-from selfsup.data.names import Names
-from selfsup.data.sources import SPLITS, Samples, Source, open_source
-from selfsup.data.splits import held_out, kept, random_keys
-from selfsup.data.writer import Job, run
-from selfsup.errors import UserError
+from selfsup.data import copies
+from selfsup.data.groups import group_numbers
+from selfsup.data.index import SCHEMA, Copies, Index, Skipped, Statistics, write_index
+from selfsup.data.notes import copied, grouped, rare
+from selfsup.data.plan import Plan, check_classes, lacking, plan
+from selfsup.data.sources import SPLITS, Samples, open_source
+from selfsup.data.writer import Job, Written, run
 from selfsup.files import replaced
 from selfsup.params import Data
 
@@ -22,13 +23,28 @@ def write(data: Data, seed: int, folder: Path | str, processes: int | None = Non
 
     Everything is written beside the folder first and takes its place at the end, so that an error, a full disk or a
     kill leaves what was there before. The bytes do not depend on the number of processes (None: one a core).
-    Raises `UserError`.
+    Copies that are dropped, and classes that unreadable files make rare, are known only when all images were read: the
+    splits are then made again without these files, and written again. Raises `UserError`.
     """
+    processes = processes or _cores()
     with replaced(Path(folder)) as partial:
         partial.mkdir()
         source = open_source(data, partial / "scratch")
-        splits = plan(source, data, seed)
-        index = _write_splits(source, splits, data, seed, partial, processes or _cores())
+        groups = group_numbers(source.splits, data.group)
+        made = judged = _write_splits(plan(source, data, seed, groups, {}, _remedy(data, [])), data, partial, processes)
+        skipped = made.skipped()
+        if without := _to_leave_out(made, data):
+            for split in SPLITS:
+                shutil.rmtree(partial / split)
+            again = plan(source, data, seed, groups, without, _remedy(data, skipped))
+            made = _write_splits(again, data, partial, processes)
+            skipped += made.skipped()
+            judged = judged if data.duplicates == "drop" else made
+        check_classes(made.labels(), made.plan.classes, _remedy(data, skipped))
+        found = judged.copies()
+        counts = copies.count(found, dropped=data.duplicates == "drop")
+        notes = [*copied(found, counts, judged.plan, data), *rare(made.plan, data), *grouped(groups, made.plan)]
+        index = write_index(_index(made, data, seed, skipped, counts, notes), partial)
         shutil.rmtree(partial / "scratch", ignore_errors=True)
     return index
 
@@ -37,93 +53,98 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def plan(source: Source, data: Data, seed: int) -> dict[str, Samples]:
-    """The three splits. Test is the source's own or carved from train; then `data.limit`; then validation likewise.
-
-    Raises `UserError` when a class cannot be in every split.
-    """
-    splits = dict(source.splits)
-    everything = splits["train"]
-    labels, count = everything.labels, len(everything.names)
-    numbers = np.arange(count)
-    if "test" not in splits:
-        held = held_out(labels, random_keys(seed, "test", count), data.test)
-        splits["test"] = _take(everything, numbers[held])
-        numbers = numbers[~held]
-    if data.limit is not None:
-        numbers = numbers[kept(labels[numbers], random_keys(seed, "limit", count)[numbers], data.limit)]
-    if "validation" not in splits:
-        held = held_out(labels[numbers], random_keys(seed, "validation", count)[numbers], data.validation)
-        splits["validation"] = _take(everything, numbers[held])
-        numbers = numbers[~held]
-    splits["train"] = _take(everything, numbers)
-    ordered = {split: splits[split] for split in SPLITS}
-    found = {split: samples.labels for split, samples in ordered.items()}
-    _check_classes(found, source.classes, "add images" if data.limit is None else "raise data.limit")
-    return ordered
+def _remedy(data: Data, skipped: list[Skipped]) -> str:
+    """What helps where a split lacks images of a class."""
+    if skipped:
+        what = f"fix the {len(skipped)} unreadable files"
+    elif data.limit is not None:
+        what = "raise data.limit"
+    else:
+        what = "add images" if data.group is None else "add images of other groups (data.group)"
+    return f"{what}, set data.rare: keep" if data.rare == "fail" else what
 
 
-def _take(samples: Samples, numbers: np.ndarray) -> Samples:
-    names, refs = (
-        values[numbers] if isinstance(values, Names) else [values[number] for number in numbers]
-        for values in (samples.names, samples.refs)
-    )
-    return Samples(names, samples.labels[numbers], refs)
+@dataclass
+class _Made:
+    """A plan and what came of its jobs, in their order."""
 
+    plan: Plan
+    jobs: list[Job]
+    results: list[Written]
 
-def _check_classes(labels: Mapping[str, Sequence[int] | np.ndarray], classes: list[str], remedy: str) -> None:
-    """Every split needs an image, and one of each class."""
-    counts = {
-        split: np.bincount(np.array(found, int) + 1, minlength=len(classes) + 1) for split, found in labels.items()
-    }
-    for split, count in counts.items():
-        if count.sum() == 0:
-            have = ", ".join(f"{name} {other.sum()}" for name, other in counts.items())
-            raise UserError(f"data: too few images, none is left for {split} ({have}); {remedy}")
-        if len(missing := np.flatnonzero(count[1:] == 0)):
-            name, more = classes[missing[0]], f" (and {len(missing) - 1} more classes)" if len(missing) > 1 else ""
-            have = ", ".join(f"{other} {found[missing[0] + 1]}" for other, found in counts.items())
-            raise UserError(
-                f"data: class {name!r}{more} has no image for {split} ({have}), and each class needs one in every "
-                f"split: {remedy}, remove the class or set data.labels: none"
+    def of(self, split: str) -> list[tuple[Job, Written]]:
+        pairs = zip(self.jobs, self.results, strict=True)
+        return [(job, result) for job, result in pairs if job.split == split]
+
+    def labels(self) -> dict[str, list[int]]:
+        """Of the images in the shards."""
+        return {split: [label for _, result in self.of(split) for label in result.labels] for split in SPLITS}
+
+    def skipped(self) -> list[Skipped]:
+        return [entry for result in self.results for entry in result.skipped]
+
+    def places(self, split: str) -> np.ndarray:
+        """The places in the plan's split of the images in the shards, int64 [N]."""
+        return np.concatenate([job.first + result.places for job, result in self.of(split)])
+
+    def copies(self) -> copies.Found:
+        """The equal images among those in the shards."""
+        images = {}
+        for split in SPLITS:
+            places, digests = self.places(split), [result.digests for _, result in self.of(split)]
+            images[split] = copies.Images(
+                digests=np.concatenate(digests),
+                labels=self.plan.split_labels(split)[places],
+                origin=self.plan.origin[split],
+                numbers=self.plan.numbers[split][places],
+                places=places,
             )
+        return copies.find(images)
 
 
-def _write_splits(
-    source: Source, splits: dict[str, Samples], data: Data, seed: int, folder: Path, processes: int
-) -> Index:
+def _to_leave_out(made: _Made, data: Data) -> dict[str, np.ndarray]:
+    """Numbers of samples, per split of the source, without which the splits must be made again; {}: all is well."""
+    extra = copies.surplus(made.copies()) if data.duplicates == "drop" else {}
+    again = any(map(len, extra.values()))
+    if data.rare != "fail":
+        again |= any(lacking(labels, len(made.plan.classes)) for labels in made.labels().values())
+    if not again:
+        return {}
+    out = {split: [numbers] for split, numbers in extra.items()}
+    for split in SPLITS:
+        unreadable = np.delete(made.plan.numbers[split], made.places(split))
+        out.setdefault(made.plan.origin[split], []).append(unreadable)
+    return {split: np.concatenate(parts) for split, parts in out.items()}
+
+
+def _write_splits(splits: Plan, data: Data, folder: Path, processes: int) -> _Made:
     jobs = []
-    for split, samples in splits.items():
+    for split in SPLITS:
         (folder / split).mkdir()
+        samples = splits.samples(split)
         for number, first in enumerate(range(0, len(samples.names), data.samples_per_shard)):
             cut = slice(first, first + data.samples_per_shard)
             part = Samples(samples.names[cut], samples.labels[cut], samples.refs[cut])
             jobs.append(Job(folder, split, number, first, part, data))
-    results = run(jobs, source.read, processes)
+    return _Made(splits, jobs, run(jobs, splits.source.read, processes))
 
-    labels: dict[str, list[int]] = {split: [] for split in splits}
-    shards: dict[str, list[Shard]] = {split: [] for split in splits}
-    mean, square = np.zeros(3), np.zeros(3)
-    for job, result in zip(jobs, results, strict=True):
-        labels[job.split] += result.labels
-        if result.shard:
-            shards[job.split].append(result.shard)
-        if job.split == "train":
-            mean, square = mean + result.mean, square + result.square
-    skipped = [entry for result in results for entry in result.skipped]
-    _check_classes(labels, source.classes, f"mend the {len(skipped)} unreadable files" if skipped else "add images")
-    mean, square = mean / len(labels["train"]), square / len(labels["train"])
+
+def _index(made: _Made, data: Data, seed: int, skipped: list[Skipped], counts: Copies, notes: list[str]) -> Index:
+    images = sum(len(result.labels) for _, result in made.of("train"))
+    mean = np.sum([result.mean for _, result in made.of("train")], axis=0) / images
+    square = np.sum([result.square for _, result in made.of("train")], axis=0) / images
     std = np.sqrt(np.maximum(square - mean**2, 0))
-    index = Index(
+    return Index(
         schema_version=SCHEMA,
         source=data.source,
         seed=seed,
         store_size=data.store_size or data.image_size,
-        classes=source.classes,
+        classes=made.plan.classes,
         statistics=Statistics(mean=mean.tolist(), std=std.tolist()),
-        splits=shards,
+        splits={split: [result.shard for _, result in made.of(split) if result.shard] for split in SPLITS},
         skipped_count=len(skipped),
         skipped=skipped,
-        notes=[],
+        copies=counts,
+        rare=made.plan.rare,
+        notes=notes,
     )
-    return write_index(index, folder)

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from selfsup.data import decode
+from selfsup.data.copies import digest
 from selfsup.data.index import Shard, Skipped, describe
 from selfsup.data.sources import Samples
 from selfsup.errors import UserError
@@ -48,6 +49,8 @@ class Written:
     square: np.ndarray = field(default_factory=lambda: np.zeros(3))
     labels: list[int] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    places: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # in the job, of what is in the shard
+    digests: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.uint64))  # of its pixels, [N 2]
 
 
 class _Worker:
@@ -112,7 +115,7 @@ def write_shard(job: Job) -> Written:
 
 def _write(job: Job, path: Path) -> Written:
     result, size = Written(), job.data.store_size or job.data.image_size
-    offsets, sizes, names = [], [], []
+    offsets, sizes, names, places, digests = [], [], [], [], bytearray()
     samples = job.samples
     with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for number, name in enumerate(samples.names):
@@ -132,6 +135,8 @@ def _write(job: Job, path: Path) -> Written:
                 offsets.append(file.tell() + tarfile.BLOCKSIZE)
                 sizes.append(len(data))
                 names.append(name)
+                places.append(number)
+                digests += digest(square[:, :height, :width])
                 result.labels.append(label)
                 _add(tar, key + extension, data)
                 if label >= 0:
@@ -148,6 +153,7 @@ def _write(job: Job, path: Path) -> Written:
     offset, length, labels = (np.array(values, np.int64) for values in (offsets, sizes, result.labels))
     np.savez_compressed(table, offset=offset, size=length, label=labels, name=np.array(names))
     tar_entry, table_entry = describe(path, job.folder), describe(table, job.folder)
+    result.places, result.digests = np.array(places), np.frombuffer(digests, np.uint64).reshape(-1, 2)
     result.shard = Shard(**tar_entry.model_dump(), samples=len(names), table=table_entry)
     return result
 

@@ -1,0 +1,72 @@
+"""Whole sentences for `index.json` on how the splits came about: classes without label, copies, groups."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from selfsup.data import copies
+from selfsup.data.index import Copies
+from selfsup.data.plan import Plan
+from selfsup.data.sources import SPLITS
+from selfsup.errors import UserError
+from selfsup.params import Data
+
+
+def rare(plan: Plan, data: Data) -> list[str]:
+    """On classes that cannot be in every split."""
+    if not plan.rare:
+        return []
+    classes, images = len(plan.rare) + len(plan.classes), sum(plan.rare.values())
+    name = max(plan.rare, key=lambda each: plan.rare[each])
+    what = "images" if data.group is None else "groups"
+    first = (
+        f"{len(plan.rare)} of {classes} classes have too few {what} for train, validation and test "
+        f"(the largest is {name!r} with {plan.rare[name]} images)"
+    )
+    if data.rare == "drop":
+        return [f"{first}: their {images} images are left out, as data.rare says"]
+    where = ", ".join(
+        f"{split} {count}" for split in SPLITS if (count := int((plan.split_labels(split) < 0).sum())) and plan.classes
+    )
+    return [
+        f"{first}: their {images} images have no label ({where or 'none in a split'}), so that knn, linear, few_label "
+        "and the supervised baseline leave them out; add images, or set data.rare: drop"
+    ]
+
+
+def copied(found: copies.Found, counts: Copies, plan: Plan, data: Data) -> list[str]:
+    """On equal images. Raises `UserError` where `data.duplicates` is `fail` and two splits have one."""
+    size = data.store_size or data.image_size
+    notes = []
+    for pair, images in counts.across.items():
+        one, other = pair.split("/")
+        places = copies.example(found, one, other)
+        names = [plan.name(split, place) for split, place in zip((one, other), places, strict=True)]
+        if data.duplicates == "fail":
+            raise UserError(
+                f"data.duplicates: {names[0]} ({one}) and {names[1]} ({other}) are equal at {size} px, and so are "
+                f"{images} {other} images in all; remove the copies or set data.duplicates: drop"
+            )
+        if data.duplicates == "warn":
+            notes.append(
+                f"{images} of {len(plan.numbers[other])} {other} images are also in {one}, equal at {size} px (such as "
+                f"{names[0]} and {names[1]}): accuracy on {other} is too high; set data.duplicates: drop"
+            )
+    if data.duplicates == "drop" and counts.surplus:
+        notes.append(f"{counts.surplus} copies of images, equal at {size} px, are left out, as data.duplicates says")
+    if counts.relabelled:
+        names = [plan.name(split, place) for split, place in copies.relabelled_example(found)]
+        notes.append(
+            f"{counts.relabelled} images equal another one with another label (such as {names[0]} and {names[1]}); "
+            "correct their labels or remove them"
+        )
+    return notes
+
+
+def grouped(groups: Mapping[str, np.ndarray] | None, plan: Plan) -> list[str]:
+    """On how many groups each split has."""
+    if groups is None:
+        return []
+    counts = {split: len(np.unique(groups[plan.origin[split]][plan.numbers[split]])) for split in SPLITS}
+    have = ", ".join(f"{split} {count}" for split, count in counts.items())
+    return [f"no group of data.group is in two splits: {have}"]
