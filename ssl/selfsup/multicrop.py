@@ -106,7 +106,14 @@ class Teacher(MultiCrop):
     """A student and its momentum teacher, each backbone and head, with the teacher's centre.
 
     Caron et al. 2021, arXiv:2104.14294: the teacher sees the two global views, the student all of them; weight decay
-    rises along a cosine, the last layer is frozen at first. A method adds `embed` and `loss`, which carries `centre`.
+    rises along a cosine, the last layer is frozen at first, and the head starts with small weights. A method adds
+    `embed` and `loss`, which carries `centre`.
+
+    Differences from the authors' code, for DINO and iBOT alike: the teacher's temperature rises with every step and not
+    with every epoch; class tokens, positions and mask tokens are not decayed, as in all methods here, where the code
+    decays them; positions are fixed sines and cosines, and not learnt, as for all transformers here; gradients are not
+    clipped and no paths are dropped, unless `pretrain.clip_grad_norm` is set, so that a comparison is of methods; the
+    last layer's directions are drawn normal and are of length 1, where the code's start uniform and shorter.
     """
 
     centre: Tensor

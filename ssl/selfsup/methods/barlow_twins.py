@@ -1,7 +1,12 @@
 """Barlow Twins: the views' dimensions agree with themselves and are independent of one another.
 
 Zbontar et al. 2021, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", arXiv:2103.03230.
-Equations 1 and 2; statistics are of the global batch, the variance biased with eps 1e-5, as in batch norm.
+L = sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2 (equation 1), C being the cross-correlation of both views'
+embeddings over the global batch (equation 2); the variance is biased with eps 1e-5, as in batch norm. Each view goes
+through the networks by itself, as in the paper, so that batch norm's statistics are each view's own.
+Differences: the whole loss is multiplied by `scale`, so that rates are those of other methods; biases and norms have
+the rate of the weights, where the paper gives them a lower one, to have one rate for a block; the projector is smaller,
+for small images; its last layer has a bias, which the cross-correlation takes away.
 Expect (CIFAR-10, ResNet-18, 1000 epochs, linear): 92 %.
 """
 

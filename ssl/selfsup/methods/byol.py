@@ -1,7 +1,8 @@
 """BYOL: predict a slowly moving copy's view of the same image; no negatives.
 
 Grill et al. 2020, "Bootstrap Your Own Latent", arXiv:2006.07733.
-Equation 2, in both directions, is `regression`; the target's moving average is section 3.3.
+Equation 2, in both directions, is `regression`; the target's moving average is section 3.3. The online network is the
+one that is exported and probed, as in the paper.
 Without the predictor (`predictor.layers: 0`) the output collapses to a constant.
 Expect (CIFAR-10, ResNet-18, 200 epochs, linear): 86 %.
 """

@@ -1,8 +1,12 @@
-"""DINO: a student matches what its slowly moving teacher says of another view, centred and sharpened.
+"""DINO: a student matches its slowly moving teacher's output for another view, centred and sharpened.
 
 Caron et al. 2021, "Emerging Properties in Self-Supervised Vision Transformers", arXiv:2104.14294.
-Equation 3 is `cross_views`, a mean over the pairs of different views; equation 4 is the centre. The teacher, its
-schedules and the frozen last layer are `Teacher`'s.
+L = mean over pairs of different views of H(softmax((t - C) / tau_t), softmax(s / tau_s)) (equation 3, `cross_views`);
+equation 4 is the centre C. The teacher, its schedules and the frozen last layer are `Teacher`'s, with what both methods
+that share it do differently. The head has GELU and no batch norm, and its weights start small, as in the paper; the
+teacher is exported and probed, as in the paper (`export`).
+Differences of its own: none in the loss. Recipes are for small images: fewer local crops, fewer outputs, a narrower
+head.
 Expect (CIFAR-10, ResNet-18, 1000 epochs, linear): 89 %.
 """
 

@@ -1,10 +1,15 @@
-"""iBOT: DINO between views, and within a view the teacher's word on the patches that its student does not see.
+"""iBOT: DINO between views, and within a view the teacher's output for the patches that its student does not see.
 
 Zhou et al. 2022, "iBOT: Image BERT Pre-Training with Online Tokenizer", arXiv:2111.07832.
-Equation 2 is `masked_patches`, equation 3 DINO's loss between views, whose pooled features stand for [CLS]; both share
-the head. The student's global views have blocks of patches masked. Patches have a centre of their own. Sinkhorn
-centring and the KoLeo term are after DINOv2 (Oquab et al. 2023, arXiv:2304.07193); here all patches of the global batch
-are centred together, seen or not, and each global view by itself.
+Equation 2 is `masked_patches`, equation 3 DINO's loss between views; the loss is their sum. Views and patches share the
+head, which has GELU and no batch norm; patches have a centre of their own. The student's global views have blocks of
+patches masked. The teacher is exported and probed, as in the paper (`export`).
+Differences of its own: a masked view hides the share `mask_ratio` of its patches, where the paper draws the share for
+each view, so that all images of a batch have the same number; the pooled features take the place of [CLS] where the
+backbone has no class token. Sinkhorn centring and the KoLeo term are after DINOv2 (Oquab et al. 2023,
+arXiv:2304.07193), which centres both views together and only masked patches; here all patches of the global batch are
+centred together, masked or not, and each global view by itself, so that the number of rows does not depend on the
+masks.
 """
 
 import math

@@ -2,8 +2,8 @@
 
 Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", arXiv:1805.01978.
 Equation 2 is `full_softmax`; equation 7, which has `negatives` noise terms in place of all images (whose similarities
-are formed all the same), is `nce`, with the constant of equation 8 estimated once, from the first batch. The bank
-follows the features by momentum.
+are formed all the same), is `nce`, with the constant of equation 8 estimated once, from the first batch, and kept as a
+logarithm. The bank follows the features by momentum.
 """
 
 import math

@@ -3,6 +3,7 @@
 He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners", arXiv:2111.06377.
 The encoder sees the visible patches only; a light decoder predicts the pixels of the masked ones (section 3).
 `masked_mse` is the loss: the mean squared error over masked patches, each standardised by its own mean and deviation.
+Differences: class and mask tokens are not decayed, as in all methods here, where the authors' code decays them.
 """
 
 from typing import Annotated, Literal

@@ -5,7 +5,9 @@ He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learni
 version 2, Chen et al. 2020, "Improved Baselines with Momentum Contrastive Learning", arXiv:2003.04297: 2 and 0.2.
 Batch norm is not shuffled among processes (section 3.3): queries and keys have statistics of their own, each over the
 global batch, so that results are the same on any number of processes. What a query can read off them, that its key is
-of the same batch, it can; the larger the batch, the less. Unlike the paper's, heads of two layers have a batch norm.
+of the same batch, it can; the larger the batch, the less. Unlike the paper's, heads of two layers have a batch norm,
+and m rises along a cosine, where the paper's is 0.999 throughout: short runs need keys that follow faster at first. The
+query encoder is the one that is exported and probed, as in the paper.
 Expect (CIFAR-10, ResNet-18, 200 epochs, linear): 86 %.
 """
 

@@ -1,8 +1,13 @@
 """MoCo v3: the momentum encoder's keys of the same batch, a predictor, and a vision transformer that stays stable.
 
 Chen et al. 2021, "An Empirical Study of Training Self-Supervised Vision Transformers", arXiv:2104.02057.
-Algorithm 1 is `contrast`, for each view the query once, summed. The patch projection stays as it was drawn (section
-4.2), without which training jumps; the gradient norms of the first and the last trained weight are in the curves.
+L = ctr(q1, k2) + ctr(q2, k1), ctr being InfoNCE times 2 tau (algorithm 1, `contrast`). Both heads end in a batch norm
+without scale and shift, as in the authors' code. The patch projection stays as it was drawn (section 4.2), without
+which training jumps; the gradient norms of the first and the last trained weight are in the curves. The query encoder
+is the one that is exported, as in the paper.
+Differences: biases, norms and tokens are not decayed, as in all methods here, where the authors' AdamW decays
+everything; the transformer's weights start as timm draws them and not from a uniform distribution. With a convolutional
+backbone the authors' predictor has no norm on its output; here it has, so that the heads do not depend on the backbone.
 Expect (CIFAR-10, ResNet-18, 1000 epochs, online probe): 93 %.
 """
 

@@ -1,8 +1,9 @@
 """Ring: negatives neither too easy nor, being perhaps of the same class, too hard (conditional NCE).
 
 Wu et al. 2021, "Conditional Negative Sampling for Contrastive Learning of Visual Representations", arXiv:2010.02037.
-Of all negatives the nearest `outer` share is kept, and of those the nearest `inner` share dropped. `outer` falls
-linearly from 1 over the first `anneal` share of the run.
+Of all negatives the nearest `outer` share is kept, and of those the nearest `inner` share dropped; as in the paper both
+are rounded down to whole negatives, of which at least one is kept. `outer` falls linearly from 1 over the first
+`anneal` share of the run.
 """
 
 from collections.abc import Sequence

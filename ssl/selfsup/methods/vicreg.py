@@ -1,8 +1,12 @@
 """VICReg: invariance between views, variance kept in every dimension, covariance between dimensions taken away.
 
-Bardes et al. 2022, "VICReg: Variance-Invariance-Covariance Regularization", arXiv:2105.04906; equations 1 to 6.
-As the weights 25, 25, 1 ask for: invariance is a mean over batch and dimensions, variance half the sum of both views'
-hinges, covariance the sum of both views' off-diagonal squares / D. Statistics are of the global batch.
+Bardes et al. 2022, "VICReg: Variance-Invariance-Covariance Regularization", arXiv:2105.04906; equations 1 to 6:
+L = lambda invariance + mu variance + nu covariance. Statistics are of the global batch. Each view goes through the
+networks by itself, as in the paper, so that batch norm's statistics are each view's own.
+Differences: the paper's equations, listing and code differ in their reductions, and the weights 25, 25, 1 fit the
+code's, which are taken: invariance is a mean over batch and dimensions, variance half the sum of both views' hinges,
+covariance the sum of both views' off-diagonal squares / D. The projector is smaller, for small images; its last layer
+has a bias, which all three terms take away.
 Expect (CIFAR-10, ResNet-18, 1000 epochs, linear): 92 %.
 """
 
