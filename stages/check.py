@@ -13,13 +13,15 @@ from selfsup.params import load
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     params = load()
-    from selfsup.backbones import build_backbone
+    from selfsup.backbones import check_backbone, refuse_weights
     from selfsup.training.build import method_params
 
+    for backbone in (params.backbones.conv, params.backbones.vit):  # of which one may not be needed yet
+        refuse_weights(backbone)
     needed = {method_params(params, params.method).backbone}
     needed |= {"conv", "vit"} if set(params.baselines) - {"pixels"} else set()
     for architecture in sorted(needed):  # names, options and patches, before images are read
-        build_backbone(getattr(params.backbones, architecture), params.data.image_size, [0.0] * 3, [1.0] * 3)
+        check_backbone(getattr(params.backbones, architecture), params.data.image_size)
     for method in [*params.methods, "supervised"]:
         method_params(params, method)
     Path("data").mkdir(exist_ok=True)

@@ -13,6 +13,11 @@ from selfsup.errors import UserError
 from selfsup.nn.positions import sincos_positions
 from selfsup.params import BackboneParams
 
+LOADING = (  # what makes timm's constructors load weights, from a hub or a file, or says which
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn"),
+    *("pretrained_model_args", "checkpoint_path", "cache_dir", "weights", "state_dict"),
+)
+
 
 def _convolution(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential:
     layers = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
@@ -101,6 +106,16 @@ class Backbone(nn.Module):
         self.train()
 
 
+def refuse_weights(params: BackboneParams) -> None:
+    """Raise `UserError` where an option loads weights: every method and baseline here starts from fresh ones."""
+    for option in LOADING:
+        if option in params.options:
+            raise UserError(
+                f"backbones: option {option} of {params.name} loads weights, which is not supported: the row of random "
+                "weights would be a pretrained one, and all methods would start from other training; remove it"
+            )
+
+
 def timm_arguments(params: BackboneParams, image_size: int) -> dict:
     """The arguments with which `timm.create_model(params.name, ...)` builds the network, small stem aside."""
     import timm  # late: two seconds to import
@@ -117,6 +132,7 @@ def timm_arguments(params: BackboneParams, image_size: int) -> dict:
 
 def build_backbone(params: BackboneParams, image_size: int, mean: Sequence[float], std: Sequence[float]) -> Backbone:
     """A backbone with fresh weights from torch's generator. Raises `UserError` for an unknown name or option."""
+    refuse_weights(params)
     try:
         if params.name == "resnet9":
             return Backbone(ResNet9(**params.options), mean, std)
@@ -125,11 +141,27 @@ def build_backbone(params: BackboneParams, image_size: int, mean: Sequence[float
         net = timm.create_model(params.name, **timm_arguments(params, image_size))
         _check_patches(net, image_size)
         _fix_positions(net)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise UserError(f"backbones: {params.name} cannot be built with options {params.options}: {error}") from None
-    if params.small_stem:
-        _shrink_stem(net, params.name)
-    return Backbone(net, mean, std)
+        if params.small_stem:
+            _shrink_stem(net, params.name)
+        return Backbone(net, mean, std)
+    except (TypeError, AssertionError, ValueError, AttributeError, LookupError, RuntimeError) as error:  # of any option
+        what = str(error) or type(error).__name__
+        raise UserError(f"backbones: {params.name} cannot be built with options {params.options}: {what}") from None
+
+
+@torch.no_grad()
+def check_backbone(params: BackboneParams, image_size: int) -> None:
+    """Build a backbone and give it an image. Raises `UserError` where it cannot be built or gives no vector."""
+    backbone = build_backbone(params, image_size, [0.0] * 3, [1.0] * 3).eval()
+    try:
+        shape = list(backbone(torch.zeros(1, 3, image_size, image_size))["pooled"].shape)
+        what = f"its features are {shape}" if shape != [1, backbone.width] else ""
+    except (TypeError, AssertionError, ValueError, AttributeError, LookupError, RuntimeError) as error:
+        what = str(error) or type(error).__name__
+    if what:
+        raise UserError(
+            f"backbones: {params.name} with options {params.options} gives no vector for {image_size} px: {what}"
+        )
 
 
 def _check_patches(net: nn.Module, image_size: int) -> None:

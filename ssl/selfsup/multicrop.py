@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from selfsup.epochs import Epochs
 from selfsup.errors import UserError
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather
@@ -22,7 +23,6 @@ from selfsup.params import (
     Probability,
     TeacherHeadParams,
 )
-from selfsup.strict import Epochs
 from selfsup.task import Batch, Facts, Group, Output, Progress, Task
 from selfsup.views.draw import Draw
 from selfsup.views.recipe import multi_crop

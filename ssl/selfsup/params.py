@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from selfsup.epochs import AtMost
 from selfsup.errors import ROOT, UserError
-from selfsup.strict import AtMost, Strict, choose, known, parse, read_yaml, shown
+from selfsup.strict import Strict, choose, known, parse, read_yaml, shown
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]

@@ -2,11 +2,10 @@
 
 import difflib
 import reprlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.nodes import MappingNode, SequenceNode
 
@@ -24,33 +23,6 @@ class Strict(BaseModel):
     """A section of `params.yaml`: no unknown keys, no silent conversions, no changes after loading."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-@dataclass(frozen=True)
-class AtMost:
-    """Marks a parameter that counts epochs: a run in which it would be more than `share` shortens it (`fitted`)."""
-
-    share: float  # of the run
-    whole: bool = False  # a period, which is a whole number of epochs from 1
-
-
-Epochs = Annotated[int, Field(ge=0), AtMost(1 / 2)]  # the first ones of a run
-Period = Annotated[int, Field(ge=1), AtMost(1 / 2, whole=True)]  # epochs between two events of the training
-
-
-def shortened(section: BaseModel, epochs: int) -> dict[str, float]:
-    """What a run of `epochs` has in place of the section's parameters that are too long for it, by name."""
-    found: dict[str, float] = {}
-    for name, field in type(section).model_fields.items():
-        for mark in field.metadata:
-            if isinstance(mark, AtMost) and getattr(section, name) > epochs * mark.share:
-                found[name] = max(1, int(epochs * mark.share)) if mark.whole else epochs * mark.share
-    return {name: value for name, value in found.items() if value != getattr(section, name)}
-
-
-def fitted(section: M, epochs: int) -> M:
-    """The section as a run of `epochs` takes it: with what is `shortened`."""
-    return section.model_copy(update=shortened(section, epochs))
 
 
 def known(folder: Path) -> list[str]:

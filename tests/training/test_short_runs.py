@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from selfsup import methods
+from selfsup.epochs import AtMost, fitted, shortened
 from selfsup.params import Pretrain
-from selfsup.strict import AtMost, fitted, shortened
 from selfsup.task import Progress
 from selfsup.training import session
 from selfsup.training.build import build_task, method_params, short_run

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from selfsup.epochs import Period
 from selfsup.errors import UserError
 from selfsup.nn.distributed import gather
 from selfsup.nn.kmeans import spherical_kmeans, whitened
 from selfsup.params import MethodParams
-from selfsup.strict import Period
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.draw import Draw
 from selfsup.views.recipe import crop_view

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
+from selfsup.epochs import Epochs
 from selfsup.errors import UserError
 from selfsup.multicrop import MultiCrop, cross_views, pooled
 from selfsup.nn.contrastive import unit
@@ -22,7 +23,6 @@ from selfsup.nn.heads import mlp
 from selfsup.nn.queue import Queue, in_order
 from selfsup.nn.sinkhorn import sinkhorn
 from selfsup.params import CropsParams, HeadParams, MethodParams
-from selfsup.strict import Epochs
 from selfsup.task import Facts, Output, Progress
 
 

@@ -5,9 +5,10 @@ import torch
 from selfsup import methods
 from selfsup.backbones import Backbone, build_backbone
 from selfsup.data.loader import Split
+from selfsup.epochs import fitted, shortened
 from selfsup.errors import UserError
 from selfsup.params import MethodParams, Params
-from selfsup.strict import fitted, parse, shortened
+from selfsup.strict import parse
 from selfsup.task import Facts, Task
 from selfsup.training.loop import peak_lr, planned_steps
 

@@ -24,12 +24,12 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from selfsup.data.loader import Split, train_batches
+from selfsup.epochs import fitted
 from selfsup.errors import UserError
 from selfsup.features.encode import encode
 from selfsup.nn.batchnorm import globalise
 from selfsup.nn.distributed import mean_over_ranks, rank, world
 from selfsup.params import LARS, SGD, AdamW, Pretrain
-from selfsup.strict import fitted
 from selfsup.task import Batch, Output, Progress, Task
 from selfsup.training import checkpoint, chunks, monitors
 from selfsup.training.curves import Curves
