@@ -7,6 +7,7 @@ of which a checkpoint must be to be resumed. An import inside a function counts 
 
 import ast
 import functools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +34,8 @@ DECIDES_NOTHING = {
 def imports(source: str) -> frozenset[str]:
     """All modules that a source imports, wherever it does: `from a.b import c` gives `a.b` and `a.b.c`.
 
-    An `import_module` of an f-string gives its text, such as `selfsup.methods.{name}`.
+    An `import_module` of an f-string gives its text, such as `selfsup.methods.{name}`. Raises `ValueError` for imports
+    that cannot be read off the source.
     """
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -43,8 +45,13 @@ def imports(source: str) -> frozenset[str]:
             if node.level:
                 raise ValueError(f"from {'.' * node.level}{node.module or ''}: imports are absolute here")
             found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            found.add(ast.unparse(node.args[0]).removeprefix("f").strip("'\""))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            name = ast.unparse(node.args[0])
+            if not re.fullmatch(r"f?(['\"])\w[\w.]*(\.\{\w+\})?\1", name):
+                raise ValueError(
+                    f"{ast.unparse(node)}: nobody can read off what it imports; name the package and folder"
+                )
+            found.add(name.removeprefix("f").strip("'\""))
     return frozenset(found)
 
 
