@@ -23,7 +23,11 @@ def main() -> None:
             run.metrics({"skipped": index.skipped_count}, 0)
             run.artifact("data/shards/index.json")
         counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
-        print(f"{counts} images; {len(index.classes)} classes; {index.skipped_count} skipped")
+        left_out = ", ".join(f"{count:,} {kind}" for kind, count in index.left_out.items())
+        print(
+            f"{counts} images; {len(index.classes)} classes; {index.skipped_count} skipped"
+            + (f"; left out: {left_out}" if left_out else "")
+        )
         for note in index.notes:
             print(f"note: {note}")
 

@@ -37,6 +37,9 @@ class Data(Strict):
     image_size: Annotated[int, Field(ge=8, le=1024)]  # side of the square that the network sees, pixels
     store_size: Annotated[int, Field(ge=8, le=2048)] | None  # side of the square decoded images are kept in
     resize: Annotated[int, Field(ge=8)] | None  # longest side of the images written to shards; null keeps the bytes
+    range: (
+        Literal["auto"] | Annotated[list[float], Field(min_length=2, max_length=2)]
+    )  # mapped to 0..255 where not 8 bits
     validation: Annotated[float, Field(gt=0, lt=0.5)]  # share of the training images held out for choices
     test: Annotated[float, Field(gt=0, lt=0.5)]  # share held out for the final figures when the source has no test
     duplicates: Literal["warn", "drop", "fail"]  # images that are equal, pixel for pixel, to an image of another split
@@ -55,6 +58,12 @@ class Data(Strict):
             raise ValueError(f"data.path: source {self.source} needs a path")
         if self.source == "torchvision" and self.name is None:
             raise ValueError("data.name: source torchvision needs the name of a data set, such as CIFAR10")
+        return self
+
+    @model_validator(mode="after")
+    def _range_rises(self) -> "Data":
+        if self.range != "auto" and not self.range[0] < self.range[1]:
+            raise ValueError(f"data.range: needs low < high, got [{self.range[0]:g}, {self.range[1]:g}]; swap them")
         return self
 
     @model_validator(mode="after")

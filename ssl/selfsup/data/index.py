@@ -33,10 +33,22 @@ class Shard(File):
 
 
 class Statistics(Strict):
-    """Of the training images' channels in 0..1, each image weighted equally."""
+    """Of the training images' channels in 0..1, each image weighted equally: what the network's input is normalised by.
+
+    `std` is the divisor, so 1 for a channel without variation: everything that reads it, such as the backbone, its
+    export and timm's configuration, then divides by the same number.
+    """
 
     mean: Annotated[list[float], Field(min_length=3, max_length=3)]
-    std: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+class Range(Strict):
+    """The range that is mapped to 0..255 in every file whose numbers 8 bits do not hold."""
+
+    low: float
+    high: float
+    rule: str  # why these
 
 
 class Skipped(Strict):
@@ -64,11 +76,14 @@ class Index(Strict):
     store_size: int  # pixels; the side of the squares in which the statistics were taken
     classes: list[str]  # [] when unlabelled
     statistics: Statistics
+    range: Range | None  # None: all images have 8 bits
+    types: dict[str, int]  # images by the type of their numbers, such as uint8 and float32
     splits: dict[str, Annotated[list[Shard], Field(min_length=1)]]  # train, validation and test
     skipped_count: int
     skipped: list[Skipped]
     copies: Copies
     rare: dict[str, NonNegativeInt]  # classes with too few images for every split -> images without label, or dropped
+    left_out: dict[str, int]  # the source's files that are no images, by extension
     notes: list[str]  # whole sentences on what was left out or looks wrong; sharding prints them, the page shows them
     checksum: str = ""  # SHA-256 of all the rest, and so of the whole data set
 

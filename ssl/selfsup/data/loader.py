@@ -44,7 +44,11 @@ class Split:
         self._shard = np.repeat(np.arange(len(tables)), [len(table["label"]) for table in tables])
         self.samples = len(self.labels)
         self.classes = index.classes
-        self.mean, self.std = index.statistics.mean, index.statistics.std  # of the training split, 0..1
+        self.mean, self.std = (
+            index.statistics.mean,
+            index.statistics.std,
+        )  # of the training split, 0..1
+        self.span = (index.range.low, index.range.high) if index.range else None
         self.checksum = index.checksum  # of the whole data set
 
     def __len__(self) -> int:
@@ -84,14 +88,15 @@ class Split:
         return open_images(self.cache, self._cache_folder(), self.samples, self.size, self._decode, mean_bytes)
 
     def _cache_folder(self) -> Path:
-        """Decoded images depend on the shards' bytes, the size and the decoder, and are shared by what has the same."""
-        key = [str(decode.VERSION), str(self.size), *(shard.sha256 for shard in self.shards)]
+        """Decoded images depend on the shards' bytes, the size, the value range and the decoder, and are shared by what
+        has the same."""
+        key = [str(decode.VERSION), str(self.size), repr(self.span), *(shard.sha256 for shard in self.shards)]
         digest = hashlib.sha256(" ".join(key).encode()).hexdigest()[:24]
         return Path(os.environ.get("DVC_ROOT") or ".", ".cache", "decoded", digest, self.name)
 
     def _decode(self, number: int) -> tuple[np.ndarray, tuple[int, int]]:
         try:
-            return decode.decode(self.read(number), self.size)
+            return decode.decode(self.read(number), self.size, self.span)
         except decode.Unreadable as error:  # readable when it was sharded
             shard = self.folder / self.shards[self._shard[number]].file
             raise UserError(f"{shard}: sample {number} of {self.name}: {error}; set data.verify: full") from None

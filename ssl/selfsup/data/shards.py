@@ -9,9 +9,12 @@ import numpy as np
 
 from selfsup.data import copies
 from selfsup.data.groups import group_numbers
-from selfsup.data.index import SCHEMA, Copies, Index, Skipped, Statistics, write_index
+from selfsup.data.index import SCHEMA, Copies, Index, Range, Skipped, write_index
+from selfsup.data.moments import measure
 from selfsup.data.notes import copied, grouped, rare
 from selfsup.data.plan import Plan, check_classes, lacking, plan
+from selfsup.data.ranges import Survey
+from selfsup.data.ranges import notes as range_notes
 from selfsup.data.sources import SPLITS, Samples, open_source
 from selfsup.data.writer import Job, Written, run
 from selfsup.files import replaced
@@ -71,6 +74,8 @@ class _Made:
     plan: Plan
     jobs: list[Job]
     results: list[Written]
+    range: Range | None
+    survey: Survey
 
     def of(self, split: str) -> list[tuple[Job, Written]]:
         pairs = zip(self.jobs, self.results, strict=True)
@@ -126,25 +131,27 @@ def _write_splits(splits: Plan, data: Data, folder: Path, processes: int) -> _Ma
             cut = slice(first, first + data.samples_per_shard)
             part = Samples(samples.names[cut], samples.labels[cut], samples.refs[cut])
             jobs.append(Job(folder, split, number, first, part, data))
-    return _Made(splits, jobs, run(jobs, splits.source.read, processes))
+    given = None if data.range == "auto" else (data.range[0], data.range[1])
+    return _Made(splits, jobs, *run(jobs, splits.source.read, processes, given))
 
 
 def _index(made: _Made, data: Data, seed: int, skipped: list[Skipped], counts: Copies, notes: list[str]) -> Index:
-    images = sum(len(result.labels) for _, result in made.of("train"))
-    mean = np.sum([result.mean for _, result in made.of("train")], axis=0) / images
-    square = np.sum([result.square for _, result in made.of("train")], axis=0) / images
-    std = np.sqrt(np.maximum(square - mean**2, 0))
+    source = made.plan.source
+    statistics, flat = measure([result.moments for _, result in made.of("train")])
     return Index(
         schema_version=SCHEMA,
         source=data.source,
         seed=seed,
         store_size=data.store_size or data.image_size,
         classes=made.plan.classes,
-        statistics=Statistics(mean=mean.tolist(), std=std.tolist()),
+        statistics=statistics,
+        range=made.range,
+        types=dict(sorted(made.survey.types.items())),
         splits={split: [result.shard for _, result in made.of(split) if result.shard] for split in SPLITS},
         skipped_count=len(skipped),
         skipped=skipped,
         copies=counts,
         rare=made.plan.rare,
-        notes=notes,
+        left_out=source.left_out,
+        notes=[*source.notes, *range_notes(made.survey, made.range, data.range != "auto"), *flat, *notes],
     )

@@ -2,12 +2,11 @@
 
 import difflib
 import errno
-import logging
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -21,7 +20,6 @@ from selfsup.data.names import Names, text
 from selfsup.errors import UserError
 from selfsup.params import Data
 
-_log = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 _FOLDERS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
 
@@ -42,6 +40,8 @@ class Source:
     classes: list[str]
     splits: dict[str, Samples]
     read: Callable[[Any], bytes]
+    left_out: dict[str, int] = field(default_factory=dict)  # files that are no images, by extension
+    notes: list[str] = field(default_factory=list)  # whole sentences on what was left out
 
 
 def open_source(data: Data, scratch: Path) -> Source:
@@ -50,7 +50,7 @@ def open_source(data: Data, scratch: Path) -> Source:
         case "digits":
             source = digits()
         case "image_folder":
-            source = image_folder(resolve(data.path or ""), labelled=data.labels == "folder")
+            source = image_folder(resolve(data.path or ""), data.labels == "folder", data.on_error == "skip")
         case "torchvision":
             from selfsup.data.torchvision_sets import torchvision_set
 
@@ -58,7 +58,7 @@ def open_source(data: Data, scratch: Path) -> Source:
         case "webdataset":
             from selfsup.data.tar_source import tar_shards
 
-            source = tar_shards(data.path or "", scratch)
+            source = tar_shards(data.path or "", scratch, data.labels == "folder", data.on_error == "skip")
     if data.labels == "none":
         source.classes = []
         for samples in source.splits.values():
@@ -91,19 +91,20 @@ def array_samples(images: np.ndarray, labels: np.ndarray) -> Samples:
     return Samples([f"{number:06d}.png" for number in range(len(images))], labels.astype(np.int64), images)
 
 
-def image_folder(root: Path, labelled: bool = True) -> Source:
+def image_folder(root: Path, labelled: bool = True, skip: bool = False) -> Source:
     """Images of a folder; the class of an image is its folder's path below the root, nested or not.
 
     A root with a folder `train` and a folder `test` or `val` (`valid`, `validation`) has its own splits. A folder
-    without class folders is unlabelled. Hidden files and files that are no images by their extension are ignored.
-    Raises `UserError`.
+    without class folders is unlabelled. Hidden files and files that are no images by their extension are counted.
+    Raises `UserError`; for a class folder without images, or that is another one by a link, unless `skip`.
     """
     if not root.exists():
-        raise UserError(f"data.path: no folder {root}; mend the path")
+        raise UserError(f"data.path: no folder {root}; fix the path")
     if not root.is_dir():
         raise UserError(f"data.path: {root} is a file; unpack it and name the folder")
-    folders = _split_folders(root)
-    found = {split: Names(_list(root, folder)) for split, folder in (folders or {"train": ""}).items()}
+    folders, said = _split_folders(root)
+    walks = {split: Walk(decode.extensions()) for split in folders or {"train": ""}}
+    found = {split: Names(_list(root, folder, walks[split])) for split, folder in (folders or {"train": ""}).items()}
     known: list[str] = []
     labels = {split: np.full(len(names), -1) for split, names in found.items()}
     if labelled:
@@ -119,8 +120,28 @@ def image_folder(root: Path, labelled: bool = True) -> Source:
                 f"data.path: {root / names[strays[0]]} lies beside class folders; move it into one or set "
                 "data.labels: none"
             )
+    lost = [sentence for walk in walks.values() for sentence in walk.lost(root)]
+    if lost and known and not skip:
+        raise UserError(f"data.path: {lost[0]}; remove it, or set data.on_error: skip to do without it")
+    left_out = sum((walk.left_out for walk in walks.values()), Counter[str]())
+    said += [f"{sentence}." for sentence in lost] + not_read(left_out)
     splits = {split: Samples(names.readable(), labels[split], names) for split, names in found.items()}
-    return Source([text(name) for name in known], splits, partial(_read_file, str(root)))
+    return Source([text(name) for name in known], splits, partial(_read_file, str(root)), few(left_out), said)
+
+
+def not_read(left_out: Counter[str]) -> list[str]:
+    """A sentence on files that are no images."""
+    if not left_out:
+        return []
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in few(left_out).items())
+    return [f"Files left out, as their names are not those of images: {kinds}; convert those that are images."]
+
+
+def few(counts: Counter[str]) -> dict[str, int]:
+    """The most frequent kinds, at most 20, and all others as one."""
+    most = sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    rest = sum(count for _, count in most[20:])
+    return dict(most[:20]) | ({"others": rest} if rest else {})
 
 
 def _read_file(root: str, name: str) -> bytes:
@@ -137,8 +158,8 @@ def _class_of(name: str, folder: str) -> str:
     return name.removeprefix(f"{folder}/" if folder else "").rpartition("/")[0]
 
 
-def _split_folders(root: Path) -> dict[str, str]:
-    """The splits that the root's folders name -> folder; empty when these are classes and not splits."""
+def _split_folders(root: Path) -> tuple[dict[str, str], list[str]]:
+    """The splits that the root's folders name -> folder, none when these are classes; and what to say of the others."""
     names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     folders: dict[str, str] = {}
     for name in names:
@@ -148,49 +169,89 @@ def _split_folders(root: Path) -> dict[str, str]:
         if split:
             folders[split] = name
     if "train" not in folders or len(folders) == 1:
-        return {}
-    if others := sorted(set(names) - set(folders.values())):
-        _log.info("note: %s: not used, being no split: %s", root, ", ".join(others))
-    return {split: folders[split] for split in SPLITS if split in folders}
+        return {}, []
+    others = sorted(set(names) - set(folders.values()))
+    said = (
+        [f"Folders beside train and test were left out, being no split: {text(', '.join(others))}."] if others else []
+    )
+    return {split: folders[split] for split in SPLITS if split in folders}, said
 
 
-def _list(root: Path, folder: str) -> Iterator[str]:
+def _list(root: Path, folder: str, walk: "Walk") -> Iterator[str]:
     """Paths of the images below `root / folder`, relative to `root`, with forward slashes, sorted.
 
     Raises `UserError` if there are none.
     """
-    known, images, others = decode.extensions(), 0, Counter[str]()
-    title = f"list {text((root / folder).name)}"
-    for path in tqdm(
-        files_below(str(root / folder), f"{folder}/" if folder else "", set()), title, unit=" files", delay=2
-    ):
-        extension = PurePosixPath(path).suffix.lower()
-        if extension in known:
+    images, title = 0, f"list {text((root / folder).name)}"
+    files = files_below(str(root / folder), f"{folder}/" if folder else "", walk)
+    for path in tqdm(files, title, unit=" files", delay=2):
+        if walk.is_image(path):
             images += 1
             yield path
-        else:
-            others[extension or "no extension"] += 1
     if not images:
-        seen = ", ".join(f"{count} with {extension}" for extension, count in others.most_common(3))
-        raise UserError(f"data.path: no images in {root / folder} (other files: {seen or 'none'}); mend the path")
+        seen = ", ".join(f"{count} {kind}" for kind, count in few(walk.left_out).items())
+        raise UserError(f"data.path: no images in {root / folder} (other files: {seen or 'none'}); fix the path")
 
 
-def files_below(folder: str, prefix: str, visited: set[tuple[int, int]]) -> Iterator[str]:
+class Walk:
+    """What a walk through folders meets beside images, whose extensions are `known`; None: all files are images."""
+
+    def __init__(self, known: frozenset[str] | None = None):
+        self.known = known
+        self.left_out = Counter[str]()  # files that are no images, by extension, and what is hidden
+        self.empty: list[str] = []  # folders without an image in them or below, the topmost only
+        self.again: list[tuple[str, str]] = []  # folders that are another one by a link, and this other
+        self.visited: dict[tuple[int, int], str] = {}
+
+    def is_image(self, path: str) -> bool:
+        return self.known is None or PurePosixPath(path).suffix.lower() in self.known
+
+    def lost(self, root: Path) -> list[str]:
+        """Class folders that end up without images of their own, as sentences without their full stop."""
+        said = []
+        for folder in self.empty[:3]:
+            inner = Walk(self.known)
+            for _ in files_below(str(root / folder), folder, inner):
+                pass
+            seen = ", ".join(f"{count:,} {kind}" for kind, count in few(inner.left_out).items())
+            said.append(f"{text(str(root / folder))} has no image" + (f", only {seen}" if seen else " and no file"))
+        if len(self.empty) > 3:
+            said.append(f"{len(self.empty) - 3:,} more folders have no image")
+        same = [f"{root / folder} is the same folder as {root / first} by a link" for folder, first in self.again]
+        return said + [text(sentence) for sentence in same]
+
+
+def files_below(folder: str, prefix: str, walk: Walk) -> Generator[str, None, bool | None]:
     """`prefix` and path of the files below a folder in the order of their whole paths, without holding them all.
 
-    Links are followed, but no folder is visited twice, so that circular links end.
+    Links are followed, but no folder is visited twice, so that circular links end. What is hidden is left out. The
+    generator's value says whether one of the files is an image, None for a folder that was visited before.
     """
     info = Path(folder).stat()
-    if (info.st_dev, info.st_ino) in visited:
-        return
-    visited.add((info.st_dev, info.st_ino))
+    if (first := walk.visited.get((info.st_dev, info.st_ino))) is not None:
+        if not prefix.startswith(first):  # else the link is circular and hides nothing
+            walk.again.append((prefix, first))
+        return None
+    walk.visited[info.st_dev, info.st_ino] = prefix
     with os.scandir(folder) as entries:
-        names = [entry.name + "/" * entry.is_dir() for entry in entries if not entry.name.startswith(".")]
-    for name in sorted(names):
-        if name.endswith("/"):
-            yield from files_below(f"{folder}/{name[:-1]}", prefix + name, visited)
-        else:
+        all_names = [entry.name + "/" * entry.is_dir() for entry in entries]
+    names = sorted(name for name in all_names if not name.startswith("."))
+    if len(names) < len(all_names):
+        walk.left_out["hidden"] += len(all_names) - len(names)
+    any_image, before = False, len(walk.empty)
+    for name in names:
+        if not name.endswith("/"):
+            any_image |= (image := walk.is_image(name))
+            if not image:
+                walk.left_out[text(PurePosixPath(name).suffix.lower()) or "without extension"] += 1
             yield prefix + name
+        elif (inside := (yield from files_below(f"{folder}/{name[:-1]}", prefix + name, walk))) is False:
+            walk.empty.append(prefix + name)
+        else:
+            any_image |= bool(inside)
+    if not any_image:
+        del walk.empty[before:]  # the folder itself is named
+    return any_image
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from selfsup.data.sources import SPLITS, files_below, resolve
+from selfsup.data.sources import SPLITS, Walk, files_below, resolve
 from selfsup.params import Data, GroupTable
 
 
@@ -33,7 +33,7 @@ def _images(data: Data) -> tuple[Path | None, Iterable[str], str]:
         return None, (), "torchvision checks what it downloads"
     if data.source != "webdataset":
         root = resolve(data.path)
-        return root, files_below(str(root), "", set()) if root.is_dir() else [""], ""
+        return root, files_below(str(root), "", Walk()) if root.is_dir() else [""], ""
     from selfsup.data.fetch import is_remote, list_shards
 
     if is_remote(data.path):

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.synchronize import Event
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +22,9 @@ from tqdm import tqdm
 
 from selfsup.data import decode
 from selfsup.data.copies import digest
-from selfsup.data.index import Shard, Skipped, describe
+from selfsup.data.index import Range, Shard, Skipped, describe
+from selfsup.data.moments import Moments
+from selfsup.data.ranges import Span, Survey, decide
 from selfsup.data.sources import Samples
 from selfsup.errors import UserError
 from selfsup.params import Data
@@ -38,15 +40,17 @@ class Job:
     first: int
     samples: Samples
     data: Data
+    span: Span | None = None  # the value range; None: not known yet
 
 
 @dataclass
 class Written:
-    """What came of a job. Sums are over images, of each channel's mean and mean square in 0..1, float64 [3]."""
+    """What came of a job."""
 
-    shard: Shard | None = None  # None: every file was skipped
-    mean: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    square: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    shard: Shard | None = None  # None: every file was skipped, or a value range is needed
+    moments: Moments = field(default_factory=Moments)
+    survey: Survey = field(default_factory=Survey)
+    again: bool = False  # to be written when the range is known
     labels: list[int] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     places: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # in the job, of what is in the shard
@@ -61,10 +65,30 @@ class _Worker:
     stop: Event  # set when another job has failed
 
 
-def run(jobs: list[Job], read: Callable[[Any], bytes], processes: int) -> list[Written]:
-    """Write the shards in parallel and return the results in the order of the jobs, with a bar of samples done.
+def run(
+    jobs: list[Job], read: Callable[[Any], bytes], processes: int, given: Span | None = None
+) -> tuple[list[Written], Range | None, Survey]:
+    """Write the shards in parallel and return the results in the order of the jobs, the value range and what was met.
 
-    Raises `UserError` for an unreadable file and `OSError` for a full disk.
+    Images of 8 bits need no range and are written at once. Shards with others are read through first, and written when
+    the range is decided from all of them, unless it is `given`. Raises `UserError` for an unreadable file and `OSError`
+    for a full disk.
+    """
+    chosen = Range(low=given[0], high=given[1], rule="data.range") if given else None
+    survey, wide = Survey(), Survey()
+    jobs = [replace(job, span=given) for job in jobs]
+    results = _run(jobs, read, processes, survey, wide)
+    if again := [number for number, result in enumerate(results) if result.again]:
+        chosen = decide(wide)
+        jobs = [replace(jobs[number], span=(chosen.low, chosen.high)) for number in again]
+        for number, result in zip(again, _run(jobs, read, processes, survey, wide), strict=True):
+            results[number] = result
+    return results, chosen if survey.wide() else None, survey
+
+
+def _run(jobs: list[Job], read: Callable[[Any], bytes], processes: int, survey: Survey, wide: Survey) -> list[Written]:
+    """The results in the order of the jobs, with a bar of samples done. What was met in shards that were written is
+    added to `survey`, in those that were not to `wide`.
     """
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Event()
@@ -80,7 +104,9 @@ def run(jobs: list[Job], read: Callable[[Any], bytes], processes: int) -> list[W
             while pending:
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
                 for future in finished:
-                    future.result()  # raises what the job raised
+                    result = future.result()  # raises what the job raised
+                    (wide if result.again else survey).merge(result.survey)
+                    result.survey = Survey()  # a great many shards' histograms would take much memory
                 bar.update(done.value - bar.n)
             return [future.result() for future in futures]
         except BrokenProcessPool:
@@ -115,6 +141,7 @@ def write_shard(job: Job) -> Written:
 
 def _write(job: Job, path: Path) -> Written:
     result, size = Written(), job.data.store_size or job.data.image_size
+    survey, longest = result.survey, job.data.resize
     offsets, sizes, names, places, digests = [], [], [], [], bytearray()
     samples = job.samples
     with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -122,12 +149,14 @@ def _write(job: Job, path: Path) -> Written:
             if _Worker.stop.is_set():
                 break
             try:
-                data, extension = _image(samples.refs[number], name, job.data.resize)
-                square, (height, width) = decode.decode(data, size)
+                data, extension = _image(samples.refs[number], name, longest, job.span, survey)
+                square, (height, width) = decode.decode(data, size, job.span, None if longest else survey)
+            except decode.NoRange:
+                result.again = True
             except decode.Unreadable as error:
                 if job.data.on_error == "fail":
                     raise UserError(
-                        f"{_place(job.data, name)}: unreadable ({error}); mend or remove it, or set data.on_error: skip"
+                        f"{_place(job.data, name)}: unreadable ({error}); fix or remove it, or set data.on_error: skip"
                     ) from None
                 result.skipped.append(Skipped(name=name, reason=str(error)))
             else:
@@ -141,12 +170,10 @@ def _write(job: Job, path: Path) -> Written:
                 _add(tar, key + extension, data)
                 if label >= 0:
                     _add(tar, key + ".cls", str(label).encode())
-                mean, square_mean = _moments(square[:, :height, :width])
-                result.mean += mean
-                result.square += square_mean
+                result.moments.add(square[:, :height, :width])
             with _Worker.done.get_lock():
                 _Worker.done.value += 1
-    if not names:
+    if result.again or not names:
         path.unlink()
         return result
     table = path.with_suffix(".npz")
@@ -158,13 +185,13 @@ def _write(job: Job, path: Path) -> Written:
     return result
 
 
-def _image(ref: Any, name: str, longest: int | None) -> tuple[bytes, str]:
-    """The bytes to store and their extension."""
+def _image(ref: Any, name: str, longest: int | None, span: Span | None, survey: Survey) -> tuple[bytes, str]:
+    """The bytes to store and their extension. What a file holds is counted here where it is decoded here."""
     try:
         data = _Worker.read(ref)
     except OSError as error:
         raise decode.Unreadable(error.strerror or str(error)) from error
-    smaller = decode.shrink(data, longest) if longest else None
+    smaller = decode.shrink(data, longest, span, survey) if longest else None
     return smaller or (data, PurePosixPath(name).suffix.lower())
 
 
@@ -177,10 +204,3 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(data), 0o644
     tar.addfile(member, io.BytesIO(data))
-
-
-def _moments(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and mean square of each channel in 0..1, float64 [3]; sums are of integers, so exact. uint8 [3 H W]."""
-    values = pixels.reshape(3, -1).astype(np.uint32)
-    total, squares = values.sum(1, dtype=np.uint64), (values * values).sum(1, dtype=np.uint64)
-    return total / (255 * values.shape[1]), squares / (255**2 * values.shape[1])

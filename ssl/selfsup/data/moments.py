@@ -1,0 +1,52 @@
+"""Mean and deviation of the training images' channels, by which the network's input is normalised."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from selfsup.data.index import Statistics
+
+# A channel that varies by less than the rounding to 8 bits, uniform over a step of 1/255, holds nothing but rounding.
+ROUNDING = 1 / (255 * 12**0.5)
+_CHANNELS = ("red", "green", "blue")
+
+
+@dataclass
+class Moments:
+    """Of a number of images, each weighted equally, by channel, [3]."""
+
+    images: int = 0
+    mean: np.ndarray = field(default_factory=lambda: np.zeros(3))  # sum of the images' means in 0..1
+    square: np.ndarray = field(default_factory=lambda: np.zeros(3))  # sum of their mean squares
+    low: np.ndarray = field(default_factory=lambda: np.full(3, 255))  # extremes in 0..255, so far as they tell a channel of one value
+    high: np.ndarray = field(default_factory=lambda: np.zeros(3, int))
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Count an image, uint8 [3 H W]. Its sums are of integers, so exact."""
+        values = pixels.reshape(3, -1).astype(np.uint32)
+        total, squares = values.sum(1, dtype=np.uint64), (values * values).sum(1, dtype=np.uint64)
+        self.images += 1
+        self.mean += total / (255 * values.shape[1])
+        self.square += squares / (255**2 * values.shape[1])
+        if (self.low >= self.high).any():  # a channel has had one value so far, or there has been no image
+            self.low, self.high = np.minimum(self.low, values.min(1)), np.maximum(self.high, values.max(1))
+
+
+def measure(parts: Sequence[Moments]) -> tuple[Statistics, list[str]]:
+    """Mean and divisor of each channel, and a sentence for each channel without variation, whose divisor is 1."""
+    images = sum(part.images for part in parts)
+    mean, square = (sum((getattr(part, name) for part in parts), np.zeros(3)) / images for name in ("mean", "square"))
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    low, high = np.min([part.low for part in parts], axis=0), np.max([part.high for part in parts], axis=0)
+    constant = low == high
+    mean = np.where(constant, low / 255, mean)
+    flat = constant | (std < ROUNDING)
+    said = [
+        f"The {name} channel of the training images "
+        + (f"is {low[c]} everywhere" if constant[c] else f"hardly differs from {255 * mean[c]:.2f}")
+        + " (of 0..255); it is normalised by 1 and tells nothing."
+        for c, name in enumerate(_CHANNELS)
+        if flat[c]
+    ]
+    return Statistics(mean=mean.tolist(), std=np.where(flat, 1.0, std).tolist()), said
