@@ -1,6 +1,7 @@
 """Images, folders and parameters for the tests of data."""
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,34 @@ def shards(folder: Path, seed: int = 0, processes: int | None = 1, **overrides: 
 def contents(folder: Path) -> dict[str, bytes]:
     """All files below a folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def tiff(values: np.ndarray, order: str = "<", **tags: int | tuple[int, ...]) -> bytes:
+    """An uncompressed TIFF of an array [H W] or [H W bands] of any type, written by hand: Pillow writes few of them.
+
+    `order` is < or >. `tags` overrides `photometric` and adds `extra`, the meaning of the bands beyond colour.
+    """
+    height, width, *rest = values.shape
+    bands, bits = (rest or [1])[0], 8 * values.dtype.itemsize
+    body = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    body += b"\0" * (len(body) % 2)
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    entries: dict[int, int | tuple[int, ...]] = {
+        256: width, 257: height, 258: (bits,) * bands, 259: 1, 262: tags.get("photometric", 2 if bands > 2 else 1),
+        273: 8, 277: bands, 278: height, 279: values.nbytes, 339: (kind,) * bands,
+    }  # fmt: skip
+    if "extra" in tags:
+        entries[338] = tags["extra"]
+    place = 8 + len(body) + 2 + 12 * len(entries) + 4
+    table, long = b"", b""
+    for tag, value in sorted(entries.items()):
+        numbers = value if isinstance(value, tuple) else (value,)
+        raw = struct.pack(f"{order}{len(numbers)}{'I' if tag in (273, 279) else 'H'}", *numbers)
+        table += struct.pack(f"{order}HHI", tag, 4 if tag in (273, 279) else 3, len(numbers))
+        if len(raw) > 4:
+            table += struct.pack(f"{order}I", place + len(long))
+            long += raw + b"\0" * (len(raw) % 4)
+        else:
+            table += raw.ljust(4, b"\0")
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", 8 + len(body))
+    return head + body + struct.pack(f"{order}H", len(entries)) + table + b"\0" * 4 + long

@@ -73,7 +73,7 @@ def test_awkward_images_come_through(tmp_path, labelled):
         for number, name in enumerate(split.names):
             seen.add(name)
             assert split.read(number) == (tmp_path / "images" / name).read_bytes()
-            image, (height, width) = decode.decode(images[Path(name).name], 16)
+            image, (height, width) = decode.decode(images[Path(name).name], 16, (0, 65535))
             assert np.array_equal(batch["image"][number].numpy(), image)
             assert batch["box"][number].tolist() == [height, width]
             label = int(batch["label"][number])

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from selfsup.data import decode
+from selfsup.data.shards import write
 from selfsup.data.sources import digits, image_folder, open_source, resolve
 from selfsup.data.torchvision_sets import idx_files, torchvision_set
 from selfsup.errors import UserError
@@ -74,10 +75,9 @@ def test_a_lone_train_folder_and_other_folders_are_classes(tmp_path):
     assert source.classes == ["plane", "train"]
 
 
-def test_two_folders_for_one_split_and_folders_that_are_none(tmp_path, capsys):
+def test_two_folders_for_one_split_and_folders_that_are_none(tmp_path):
     put(tmp_path, "train/a/1.png", "test/a/2.png", "extra/a/3.png")
-    image_folder(tmp_path)
-    assert "not used, being no split: extra" in capsys.readouterr().err
+    assert image_folder(tmp_path).notes == ["Folders beside the splits were left out: extra."]
     put(tmp_path, "val/a/1.png", "valid/a/1.png")
     with pytest.raises(UserError, match="val and valid; keep one"):
         image_folder(tmp_path)
@@ -101,11 +101,73 @@ def test_a_class_that_only_the_test_split_has(tmp_path):
         shards(tmp_path / "shards", source="image_folder", path=str(root))
 
 
-def test_other_and_hidden_files_are_ignored(tmp_path):
+def test_other_and_hidden_files_are_counted(tmp_path):
     put(tmp_path, "a/1.png", "a/.hidden.png", ".thumbs/2.png", "a/._1.png")
     for name in ("a/labels.txt", "a/meta.json", "a/.DS_Store", "readme", "a/data.h5", "a/clip.mpg"):
         (tmp_path / name).write_bytes(b"x")
-    assert listed(image_folder(tmp_path)) == {"a/1.png": "a"}
+    source = image_folder(tmp_path)
+    assert listed(source) == {"a/1.png": "a"}
+    assert source.left_out == {
+        "hidden": 4, ".h5": 1, ".json": 1, ".mpg": 1, ".txt": 1, "without extension": 1,
+    }  # fmt: skip
+    assert source.notes == [
+        "Files left out, as their names are not those of images: 4 hidden, 1 .h5, 1 .json, 1 .mpg, 1 .txt, 1 without "
+        "extension; convert those that are images."
+    ]
+
+
+def test_a_great_many_extensions_are_counted_as_others(tmp_path):
+    put(tmp_path, "a/1.png", *(f"a/image.{number:03d}" for number in range(50)))
+    assert list(image_folder(tmp_path).left_out.items())[19:] == [(".019", 1), ("others", 30)]
+
+
+def phone(root: Path) -> Path:
+    """A class of photographs of which most are HEIC, and a class of DICOM files."""
+    for number in range(100):
+        name = f"a/{number}.png" if number < 20 else f"a/{number}.heic" if number < 60 else f"b/{number}.dcm"
+        put(root, name)
+    return root
+
+
+def test_files_of_unknown_types_are_counted_and_a_class_of_them_is_an_error(tmp_path):
+    root = phone(tmp_path / "images")
+    with pytest.raises(UserError, match=r"images/b has no image, only 40 \.dcm; .*data\.on_error: skip"):
+        shards(tmp_path / "shards", source="image_folder", path=str(root))
+    index = write(data(source="image_folder", path=str(root), on_error="skip"), 0, tmp_path / "shards", 1)
+    assert index.left_out == {".dcm": 40, ".heic": 40}
+    assert index.classes == ["a"]
+    assert any("images/b has no image, only 40 .dcm." in note for note in index.notes)
+    assert any("40 .dcm, 40 .heic; convert those that are images" in note for note in index.notes)
+    unlabelled = write(data(source="image_folder", path=str(root), labels="none"), 0, tmp_path / "flat", 1)
+    assert unlabelled.left_out == index.left_out  # without classes none is lost
+
+
+def test_empty_class_folders(tmp_path):
+    put(tmp_path, "train/a/1.png", "train/b/x/2.png", "test/a/3.png", "test/b/x/3.png")
+    (tmp_path / "train" / "c" / "deep" / "deeper").mkdir(parents=True)
+    (tmp_path / "train" / "c" / "deeper").mkdir()
+    with pytest.raises(UserError, match=r"train/c has no image and no file; remove it, or set data\.on_error: skip"):
+        image_folder(tmp_path)
+    source = image_folder(tmp_path, skip=True)
+    assert source.classes == ["a", "b/x"]
+    assert source.notes == [f"{tmp_path}/train/c has no image and no file."]
+    for name in "defgh":
+        put(tmp_path, f"train/{name}/notes.txt")
+    notes = image_folder(tmp_path, skip=True).notes
+    assert [note.rpartition("/")[2] for note in notes[1:4]] == [
+        "d has no image, only 1 .txt.", "e has no image, only 1 .txt.", "3 more folders have no image.",
+    ]  # fmt: skip
+
+
+def test_two_links_to_one_class_folder(tmp_path):
+    put(tmp_path, "elsewhere/1.png", "images/a/2.png")
+    for name in ("b", "c"):
+        (tmp_path / "images" / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"images/c is the same folder as .*images/b by a link; .*on_error: skip"):
+        image_folder(tmp_path / "images")
+    source = image_folder(tmp_path / "images", skip=True)
+    assert listed(source) == {"a/2.png": "a", "b/1.png": "b"}
+    assert len(source.notes) == 1
 
 
 def test_images_beside_class_folders(tmp_path):
@@ -142,7 +204,7 @@ def test_missing_empty_and_wrong_paths(tmp_path):
     with pytest.raises(UserError, match=r"data\.path: no images in .* \(other files: none\)"):
         image_folder(tmp_path)
     (tmp_path / "a" / "table.csv").write_text("x")
-    with pytest.raises(UserError, match=r"other files: 1 with \.csv"):
+    with pytest.raises(UserError, match=r"other files: 1 \.csv"):
         image_folder(tmp_path)
     with pytest.raises(UserError, match="is a file; unpack it"):
         image_folder(tmp_path / "a" / "table.csv")

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+import pickle
 import tarfile
 import threading
 from pathlib import Path
@@ -110,7 +111,7 @@ def server(folder):
 
 def test_http(server, tmp_path):
     check(tar_shards(f"{server}/s-{{000..002}}.tar", tmp_path / "scratch"))
-    with pytest.raises(UserError, match=r"s-003\.tar: 404 File not found; mend data\.path"):
+    with pytest.raises(UserError, match=r"s-003\.tar: 404 File not found; fix data\.path"):
         tar_shards(f"{server}/s-{{000..003}}.tar", tmp_path / "scratch2")
 
 
@@ -168,9 +169,9 @@ def test_a_shard_missing_from_a_range_is_named(folder):
 # what a sample may look like
 
 
-def one(tmp_path: Path, members: Members) -> Source:
+def one(tmp_path: Path, members: Members, **options: bool) -> Source:
     (tmp_path / "x.tar").write_bytes(tar(members))
-    return tar_shards(str(tmp_path / "x.tar"), tmp_path / f"scratch{len(list(tmp_path.iterdir()))}")
+    return tar_shards(str(tmp_path / "x.tar"), tmp_path / f"scratch{len(list(tmp_path.iterdir()))}", **options)
 
 
 def test_labels_in_json_as_words_and_none(tmp_path):
@@ -208,6 +209,77 @@ def test_labels_in_json_as_words_and_none(tmp_path):
 def test_other_schemas_are_named(tmp_path, members, message):
     with pytest.raises(UserError, match=message):
         one(tmp_path, members)
+
+
+PICKLED = pickle.dumps("cat", 4), pickle.dumps(3, 0), b"c__builtin__\nprint\n(S'run'\ntR."
+LABELLED = [  # members of one sample, its class
+    ([("a.png", b"x"), ("a.label", b"cat")], "cat"),
+    ([("a.png", b"x"), ("a.class", b"3")], "3"),
+    ([("a.png", b"x"), ("a.cls.txt", b"3\n")], "3"),
+    ([("a.png", b"x"), ("a.cls.json", b'"cat"')], "cat"),
+    ([("a.png", b"x"), ("a.cls.pyd", PICKLED[0])], "cat"),
+    ([("a.cls.pyd", PICKLED[1]), ("a.png", b"x")], "3"),
+    ([("a.png", b"x"), ("a.json", b'{"class": "cat"}')], "cat"),
+    ([("a.json", b'{"class": "cat", "label": 3}'), ("a.png", b"x")], "3"),
+    ([("a.json", b'{"label": "cat"}'), ("a.png", b"x"), ("a.cls", b"3")], "3"),  # whatever comes first
+    ([("a.v2.png", b"x"), ("a.v2.cls", b"3")], "3"),
+    ([("a.v2.png", b"x"), ("a.v2.cls", b"3"), ("a.cls", b"4")], "3"),
+    ([("a.v2.png", b"x"), ("a.cls", b"4")], "4"),
+    ([("a.v2.png", b"x"), ("a.v2.json", b'{"label": 5}')], "5"),
+]
+
+
+@pytest.mark.parametrize(("members", "label"), LABELLED)
+def test_every_place_of_a_label(tmp_path, members, label):
+    source = one(tmp_path, members)
+    assert source.classes == [label]
+    assert source.splits["train"].labels.tolist() == [0]
+    assert (source.notes, source.left_out) == ([], {})
+    assert one(tmp_path, members, labelled=False).classes == []
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("a.png", b"x"), ("a.cls.pyd", PICKLED[2])], r"'a\.cls\.pyd' holds a pickle, which is not loaded, and no"),
+        ([("a.png", b"x"), ("a.cls.pkl", pickle.dumps([1]))], "holds a pickle, which is not loaded"),
+        ([("a.png", b"x"), ("a.cls.pyd", pickle.dumps(True))], "holds a pickle, which is not loaded"),
+        ([("a.png", b"x"), ("a.cls.pyd", b"\x80")], "holds a pickle, which is not loaded"),
+        ([("a.png", b"x"), ("a.json", b'{"class": [1]}')], r"'a\.json' holds no label"),
+        ([("a.png", b"x"), ("a.cls", b"1"), ("a.label", b"2")], "sample 'a' has two labels, 1 and 2; remove one"),
+        ([("a.png", b"x"), ("a.fine.cls", b"1"), ("a.coarse.cls", b"2")], r"has labels \(\.fine\.cls, \.coarse\.cls\)"),
+    ],
+)
+def test_labels_that_cannot_be_told_are_named_and_can_be_ignored(tmp_path, capsys, members, message):
+    with pytest.raises(UserError, match=message) as caught:
+        one(tmp_path, members)
+    assert "data.labels: none" in str(caught.value)
+    assert one(tmp_path, members, labelled=False).splits["train"].labels.tolist() == [-1]
+    assert "run" not in capsys.readouterr().out  # no pickle was executed
+
+
+def test_members_of_a_sample_that_lie_apart(tmp_path):
+    members = [("a.png", image(0)), ("b.png", image(1)), ("b.cls", b"dog"), ("a.cls", b"cat")]
+    source = one(tmp_path, members)
+    assert [source.classes[label] for label in source.splits["train"].labels] == ["cat", "dog"]
+    assert [source.read(ref) for ref in source.splits["train"].refs] == [image(0), image(1)]
+
+
+def test_what_a_shard_holds_beside_images_is_counted(tmp_path):
+    members = [
+        ("a.png", b"x"), ("a.mask.png", b"x"), ("a.txt", b"x"), ("a.cls", b"1"),
+        ("b.png", b"x"), ("b.txt", b"x"),
+        ("c.heic", b"x"), ("readme", b"x"),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"sample 'c' has no image \(found \.heic\).*data\.on_error: skip"):
+        one(tmp_path, members)
+    source = one(tmp_path, members, skip=True)
+    assert source.splits["train"].labels.tolist() == [0, -1]
+    assert source.left_out == {".txt": 2, ".heic": 1, ".mask.png": 1, "without extension": 1}
+    assert source.notes[:2] == [
+        "Samples without an image were left out: 1, the first 'x.tar/c'.",
+        "1 of 2 samples have no label (.cls, .class, .label, or `label` or `class` in .json).",
+    ]
 
 
 # damage

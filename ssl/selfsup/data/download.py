@@ -55,7 +55,7 @@ def download(url: str, path: Path, stop: threading.Event) -> None:
                 _go_on(session, url, file, copy, stop)
                 return
             except (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects) as error:
-                raise UserError(f"{shown(url)}: {_words(error)}; mend data.path") from None
+                raise UserError(f"{shown(url)}: {_words(error)}; fix data.path") from None
             except (requests.RequestException, urllib3.exceptions.HTTPError, _Again) as error:
                 have, reason, asked = file.tell(), _words(error), getattr(error, "wait", 0.0)
             if have >= mark + PROGRESS:
@@ -109,7 +109,7 @@ def _prepare(status: int, reason: str, headers: Mapping[str, str], url: str, fil
         asked = headers.get("Retry-After", "")
         raise _Again(f"{status} {reason}", min(float(asked), LONGEST_WAIT) if asked.isdecimal() else 0.0)
     elif status != 416:
-        raise UserError(f"{shown(url)}: {status} {reason}; mend data.path or access")
+        raise UserError(f"{shown(url)}: {status} {reason}; fix data.path or access")
     _restart(file)
     raise _Again(f"{status} {reason}: the file changed while it was copied")
 

@@ -19,7 +19,7 @@ class Moments:
     images: int = 0
     mean: np.ndarray = field(default_factory=lambda: np.zeros(3))  # sum of the images' means in 0..1
     square: np.ndarray = field(default_factory=lambda: np.zeros(3))  # sum of their mean squares
-    low: np.ndarray = field(default_factory=lambda: np.full(3, 255))  # extremes in 0..255, so far as they tell a channel of one value
+    low: np.ndarray = field(default_factory=lambda: np.full(3, 255))  # extremes in 0..255, once they differ any
     high: np.ndarray = field(default_factory=lambda: np.zeros(3, int))
 
     def add(self, pixels: np.ndarray) -> None:

@@ -171,9 +171,7 @@ def _split_folders(root: Path) -> tuple[dict[str, str], list[str]]:
     if "train" not in folders or len(folders) == 1:
         return {}, []
     others = sorted(set(names) - set(folders.values()))
-    said = (
-        [f"Folders beside train and test were left out, being no split: {text(', '.join(others))}."] if others else []
-    )
+    said = [f"Folders beside the splits were left out: {text(', '.join(others))}."] if others else []
     return {split: folders[split] for split in SPLITS if split in folders}, said
 
 

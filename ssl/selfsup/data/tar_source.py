@@ -31,7 +31,7 @@ from selfsup.errors import UserError
 Ref = tuple[str, int, int]  # file, offset, size
 Label = int | str | None
 _LABEL = 1 << 24  # bytes; what is longer is no label, with whatever else its json holds
-_LABELS = re.compile(r"(?:(.+)\.)?((?:cls|class|label)(?:\.(?:txt|json|pyd|pickle|pkl))?|json)")
+_LABELS = re.compile(r"(?:(.+?)\.)??((?:cls|class|label)(?:\.(?:txt|json|pyd|pickle|pkl))?|json)")
 _WHERE = ".cls, .class, .label, or `label` or `class` in .json"
 
 

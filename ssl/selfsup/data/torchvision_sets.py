@@ -25,12 +25,12 @@ def torchvision_set(name: str, folder: Path | None) -> Source:
     """A classification set of `torchvision.datasets`, with the splits it has, read in `folder`.
 
     Without a folder it is downloaded into `.cache/torchvision`. Images that the set keeps as files are taken as they
-    are, all others become PNG. STL10's unlabelled images join the training split. A folder that directly holds the
-    files `train-images-idx3-ubyte.gz` and so on is read as such. Raises `UserError`.
+    are, all others become PNG, or TIFF where PNG cannot hold them. STL10's unlabelled images join the training split. A
+    folder that directly holds the files `train-images-idx3-ubyte.gz` and so on is read as such. Raises `UserError`.
     """
     if folder is not None:
         if not folder.is_dir():
-            raise UserError(f"data.path: no folder {folder}; mend the path or set it to null to download {name}")
+            raise UserError(f"data.path: no folder {folder}; fix the path or set it to null to download {name}")
         if (folder / "train-images-idx3-ubyte.gz").exists():
             return idx_files(folder, _FASHION if name == "FashionMNIST" else None)
     from torchvision import datasets
@@ -60,7 +60,13 @@ class _Reader:
         if isinstance(ref, str):
             return Path(ref).read_bytes()
         split, number = ref
-        return decode.encode(self.parts[split][number][0], "PNG")
+        image = self.parts[split][number][0]
+        return decode.encode(image, _format(image))
+
+
+def _format(image: Image.Image) -> str:
+    """A format that keeps the image's numbers: PNG has neither floats nor integers of more than 16 bits."""
+    return "TIFF" if image.mode in ("I", "F") else "PNG"
 
 
 def _parts(name: str, factory: Callable[..., Any], folder: Path | None) -> dict[str, Any]:
@@ -126,7 +132,8 @@ def _listing(split: str, part: Any, labels: np.ndarray) -> Samples:
     if len(files) == len(part) and all(isinstance(file, str | os.PathLike) for file in files):
         paths = [os.fspath(file) for file in files]
         return Samples([os.path.relpath(path, part.root) for path in paths], labels, paths)
-    names = [f"{split}/{number:06d}.png" for number in range(len(part))]
+    extension = {"PNG": "png", "TIFF": "tif"}[_format(part[0][0])]
+    names = [f"{split}/{number:06d}.{extension}" for number in range(len(part))]
     return Samples(names, labels, [(split, number) for number in range(len(part))])
 
 
