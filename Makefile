@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 
-.PHONY: help env reproduce test fuzz kills soak lint lint-docker study ui lock clean clean-cache
+.PHONY: help env reproduce test fuzz kills soak lint lint-docker study ui lock clean clean-resume clean-cache
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -75,6 +75,9 @@ lock: env  ## write requirements.lock anew from pyproject.toml
 clean:  ## remove what the tools left behind, but no result and no environment
 	rm -rf .pytest_cache .ruff_cache .mypy_cache
 	find ssl stages tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+clean-resume: env  ## list unfinished runs' checkpoints (.resume) with age and size; REMOVE=1 removes those not in use
+	@.venv/bin/python -m selfsup.resume $(if $(filter 1,$(REMOVE)),--remove)
 
 clean-cache:  ## remove decoded images kept between runs (.cache/decoded); they are made again when needed
 	rm -rf .cache/decoded

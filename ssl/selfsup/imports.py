@@ -18,6 +18,8 @@ DECIDES_NOTHING = {
     "selfsup.strict",
     # lines for a reader, and the log
     "selfsup.logs",
+    # what a run left, which no other run reads
+    "selfsup.resume",
     # runs are recorded outside of what a stage writes
     "selfsup.tracking",
     "selfsup.tracking_store",

@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from filelock import Timeout
 from torch import nn
 
+from selfsup import resume
 from selfsup.data.loader import Split, open_split
 from selfsup.features.encode import embed
 from selfsup.imports import PACKAGE, closure
@@ -41,27 +44,30 @@ def code_checksum(method: str, package: Path = PACKAGE) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def resume_folder(root: Path, stage: str, params: Params, method: str, checksum: str) -> Path:
-    """Where exactly this run keeps its checkpoints: a function of parameters, data and code, not of hardware."""
-    values = {
+def identity(params: Params, method: str, checksum: str) -> dict[str, Any]:
+    """All that a run's checkpoints depend on: parameters, data and code, not hardware."""
+    return {
         "seed": params.seed,
         "method": method,
-        "block": params.methods[method],
+        f"methods.{method}": params.methods[method],
         "data": [checksum, params.data.image_size, params.data.store_size],
         "code": code_checksum(method),
         **{name: getattr(params, name).model_dump() for name in ("backbones", "views", "pretrain")},
     }
+
+
+def resume_folder(root: Path, stage: str, params: Params, method: str, checksum: str) -> Path:
+    """Where exactly this run keeps its checkpoints, a function of its `identity`."""
+    values = identity(params, method, checksum)
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    return root / ".resume" / f"{stage}-{digest[:16]}"
+    return root / resume.PLACE / f"{stage}-{digest[:16]}"
 
 
 @contextmanager
 def owned(folder: Path, role: str = "run") -> Iterator[None]:
     """Hold the folder's lock of that role, which ends with the process; wait, and say so, while another has it."""
-    from filelock import FileLock, Timeout
-
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(f".{role}.lock"))
+    lock = resume.lock(folder, role)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -95,21 +101,23 @@ def run(
     method: str,
     architecture: str,
     splits: Mapping[str, Split],
-    resume: Path,
+    folder: Path,
     title: str,
     log: Callable[[Mapping[str, float], int], None],
 ) -> tuple[Task, Result]:
-    """Build `method` and train it; the checkpoints stay in `resume` until `finished`."""
+    """Build `method` and train it; the checkpoints stay in `folder` until `finished`."""
     split = splits["train"]
     if rank() == 0 and (note := short_run(params, method)):
         _log.info(note)
     task = build_task(params, method, architecture, split)
+    if rank() == 0:
+        resume.begin(folder, {"stage": folder.name.rpartition("-")[0], **identity(params, method, split.checksum)})
     labelled = bool(split.classes) and (splits["validation"].labels >= 0).any()
     plan = Plan(
         seed=params.seed,
         pretrain=params.pretrain,
         optimizer=method_params(params, method).optimizer,
-        resume=resume,
+        resume=folder,
         title=title,
         log=log,
         probe=knn_probe(params, split, splits["validation"]) if labelled else None,
@@ -117,9 +125,9 @@ def run(
     return task, train(task, split, params.data.image_size, plan)
 
 
-def finished(resume: Path) -> None:
+def finished(folder: Path) -> None:
     """The outs are written: the checkpoints have served."""
-    shutil.rmtree(resume, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def summary(task: Task, result: Result, method: str, architecture: str, params: Params) -> dict:
