@@ -66,6 +66,7 @@ study: env  ## run one of the textbooks' experiments: make study NAME=temperatur
 	.venv/bin/python studies/run.py $(NAME)
 
 ui: env  ## show the runs at 127.0.0.1:PORT (5000)
+	.venv/bin/python -m selfsup.tracking_store mlflow.db
 	.venv/bin/mlflow server --backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts \
 		--host 127.0.0.1 --port $(PORT) --workers 1
 

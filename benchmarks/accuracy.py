@@ -41,7 +41,8 @@ def run(overrides: list[str], method: str, seed: int) -> dict:
     """One experiment in this workspace; its metrics."""
     with experiment(ROOT, [*overrides, f"method={method}", f"seed={seed}"], f"{method}, seed {seed}"):
         scores = {path.stem: json.loads(path.read_text())[path.stem] for path in ROOT.glob("metrics/evaluate/*.json")}
-        pretrain = json.loads((ROOT / "metrics/pretrain.json").read_text())
+        files = [ROOT / "metrics/pretrain.json", ROOT / "metrics/times/pretrain.json"]
+        pretrain = {key: value for path in files for key, value in json.loads(path.read_text()).items()}
     return {"scores": scores, "pretrain": pretrain, "seed": seed}
 
 

@@ -2,7 +2,7 @@
 
 `baseline.py pixels` writes features/baselines/pixels; `baseline.py conv` and `baseline.py vit` train the supervised
 baseline of that architecture under pretraining's budget and write features/baselines/<architecture>/{random,supervised}
-and metrics/baselines/<architecture>.json.
+and metrics/baselines/<architecture>.json. Equal trainings leave equal files, but for metrics/times/.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
     import torch
 
     from selfsup.evaluation.extraction import write_feature_set
-    from selfsup.files import replaced
+    from selfsup.files import write_json
     from selfsup.training import session
     from selfsup.training.build import fresh_backbone
     from selfsup.training.curves import write_csv
@@ -67,12 +67,14 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
     accelerator = make_accelerator(params.pretrain.precision)
     launch.assert_world(count)
     device, size, chief = accelerator.device, params.data.image_size, accelerator.is_main_process
-    folder, metrics, rows = Path("features/baselines") / architecture, {}, []
+    folder, rows = Path("features/baselines") / architecture, []
+    metrics: dict = {"method": "supervised", "seed": params.seed, "computed_from": {"images": splits["train"].checksum}}
+    times, features = {}, {}
     if "random" in params.baselines:
         torch.manual_seed(params.seed)
         encoder = fresh_backbone(params, architecture, splits["train"]).to(device)
         facts = {"method": "random", "backbone": architecture}
-        write_feature_set(encoder, splits, device, size, folder / "random", facts)
+        features["random"] = write_feature_set(encoder, splits, device, size, folder / "random", facts)["digest"]
     elif chief:
         skipped(folder / "random", "not in params.yaml's baselines")
     reason = None
@@ -85,19 +87,21 @@ def work(params, architecture: str, splits, resume: Path, count: int) -> None:
         values = params.model_dump(include={"seed", "data", "backbones", "views", "pretrain"})
         values["methods"] = {"supervised": params.methods["supervised"]}
         checksum = splits["train"].checksum
-        single = record.single(params, f"baseline {architecture}", chief, values, checksum)
+        single = record.single(params, f"baseline {architecture}", chief, values, checksum, resume)
         with single as run, launch.quiet_when_left_alone():
             task, result = session.run(params, "supervised", architecture, splits, resume, title, run.metrics)
             facts = {"method": "supervised", "backbone": architecture, "epochs": params.pretrain.epochs}
             encoder = task.eval().encoder().to(device)
-            write_feature_set(encoder, splits, device, size, folder / "supervised", facts)
-        metrics, rows = session.summary(task, result, "supervised", architecture, params), result.rows
+            written = write_feature_set(encoder, splits, device, size, folder / "supervised", facts)
+            features["supervised"] = written["digest"]
+        metrics = session.summary(task, result, "supervised", architecture, params, splits["train"].checksum)
+        times, rows = session.times(result), result.rows
     elif chief:
         skipped(folder / "supervised", reason)
     if chief:
         write_csv(rows, Path(f"plots/baselines/{architecture}.csv"))
-        with replaced(Path(f"metrics/baselines/{architecture}.json")) as file:
-            file.write_text(json.dumps(metrics, indent=2) + "\n")
+        write_json(Path(f"metrics/baselines/{architecture}.json"), metrics | {"features": features})
+        write_json(Path(f"metrics/times/baselines/{architecture}.json"), times)
 
 
 if __name__ == "__main__":

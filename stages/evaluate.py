@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
 import record
 from selfsup.errors import UserError, one_line_errors
-from selfsup.evaluation.run import PROTOCOLS, evaluate
+from selfsup.evaluation.run import PROTOCOLS, evaluate, read_inputs
 from selfsup.params import load
 
 
@@ -22,10 +22,12 @@ def main() -> None:
         hint = f"; did you mean {near[0]}?" if near else "."
         raise UserError(f"protocol: unknown {name!r}{hint} Known: {', '.join(PROTOCOLS)}")
     params = load()
-    with record.nested(params, f"evaluate {name}") as run:
-        rows = {row: values for row, values in evaluate(name, params)[name].items() if isinstance(values, dict)}
+    inputs = read_inputs(params)
+    origin = {protocol: inputs.computed_from(protocol, params) for protocol in PROTOCOLS}
+    with record.nested(params, f"evaluate {name}", inputs.weights, origin) as (parent, run):
+        rows = {row: values for row, values in evaluate(name, params, inputs)[name].items() if isinstance(values, dict)}
         run.metrics({f"{name}.{row}.{key}": value for row in rows for key, value in rows[row].items()}, 0)
-    record.summarise(params, {f"{name}.{key}": value for key, value in rows.get("method", {}).items()})
+        parent.metrics({f"{name}.{key}": value for key, value in rows.get("method", {}).items()}, 0)
 
 
 if __name__ == "__main__":

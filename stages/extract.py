@@ -1,7 +1,6 @@
 """Features of every split from the pretrained backbone: features/pretrained, metrics/extract.json."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import record
 from selfsup.data.index import verify
 from selfsup.errors import UserError, missing, one_line_errors
 from selfsup.params import load
+
+WEIGHTS = Path("models/pretrained/task.safetensors")
 
 
 def main() -> None:
@@ -33,9 +34,10 @@ def work(params, count: int, verified: bool) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from selfsup import digests
     from selfsup.evaluation.extraction import write_feature_set
     from selfsup.evaluation.label_free import label_free
-    from selfsup.files import replaced
+    from selfsup.files import write_json
     from selfsup.training.build import build_task, method_params
     from selfsup.training.loop import make_accelerator
     from selfsup.training.session import open_splits
@@ -45,24 +47,27 @@ def work(params, count: int, verified: bool) -> None:
     splits = open_splits(params.data, verified=verified)
     architecture = method_params(params, params.method).backbone
     task = build_task(params, params.method, architecture, splits["train"])
-    weights = Path("models/pretrained/task.safetensors")
     try:
-        task.load_state_dict(load_file(weights))
+        task.load_state_dict(load_file(WEIGHTS))
     except FileNotFoundError:
-        raise missing(weights) from None
+        raise missing(WEIGHTS) from None
     except SafetensorError as error:
-        raise UserError(f"{weights}: damaged ({error}); run `dvc repro --force --single-item pretrain`") from None
+        raise UserError(f"{WEIGHTS}: damaged ({error}); run `dvc repro --force --single-item pretrain`") from None
     encoder = task.encoder().to(accelerator.device)
-    facts = {"method": params.method, "backbone": architecture, "epochs": params.pretrain.epochs}
-    with record.nested(params, "extract", accelerator.is_main_process) as run, launch.quiet_when_left_alone():
+    weights = digests.of_files(WEIGHTS)
+    facts = {"method": params.method, "backbone": architecture, "epochs": params.pretrain.epochs, "weights": weights}
+    chief = accelerator.is_main_process
+    with record.nested(params, "extract", weights, chief=chief) as (_, run), launch.quiet_when_left_alone():
         folder = Path("features/pretrained")
         meta = write_feature_set(encoder, splits, accelerator.device, params.data.image_size, folder, facts)
-        if accelerator.is_main_process:
+        if chief:
             test = np.load(folder / "test.npy", mmap_mode="r")
-            metrics = {"images_per_second": meta["images_per_second"], "test": label_free(test, params.seed)}
-            with replaced(Path("metrics/extract.json")) as new:
-                new.write_text(json.dumps(metrics, indent=2) + "\n")
-            run.metrics(metrics["test"], 0)
+            found = label_free(test, params.seed)
+            origin = {"images": splits["train"].checksum, "weights": weights}
+            metrics = {"method": params.method, "seed": params.seed, "computed_from": origin}
+            write_json(Path("metrics/extract.json"), metrics | {"features": meta["digest"], "test": found})
+            write_json(Path("metrics/times/extract.json"), {"images_per_second": meta["images_per_second"]})
+            run.metrics(found, 0)
             print(f"features: {meta['width']} numbers an image, {meta['images_per_second']:.0f} images/s")
 
 

@@ -1,4 +1,7 @@
-"""Pretrain with the chosen method: models/pretrained, models/backbone, metrics/pretrain.json, plots/pretrain.csv."""
+"""Pretrain with the chosen method: models/pretrained, models/backbone, metrics/pretrain.json, plots/pretrain.csv.
+
+Equal trainings leave equal files, but for metrics/times/pretrain.json.
+"""
 
 import argparse
 import json
@@ -14,6 +17,8 @@ import record
 from selfsup.errors import one_line_errors
 from selfsup.params import load
 
+WEIGHTS = Path("models/pretrained/task.safetensors")
+
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
@@ -27,8 +32,9 @@ def main() -> None:
 def work(params, splits, resume: Path, count: int) -> None:
     from safetensors.torch import save_file
 
+    from selfsup import digests
     from selfsup.export import export_backbone
-    from selfsup.files import replaced
+    from selfsup.files import replaced, write_json
     from selfsup.training import session
     from selfsup.training.build import method_params
     from selfsup.training.curves import write_csv
@@ -38,25 +44,36 @@ def work(params, splits, resume: Path, count: int) -> None:
     launch.assert_world(count)
     chief, architecture = accelerator.is_main_process, method_params(params, params.method).backbone
     checksum = splits["train"].checksum
-    with record.pipeline(params, chief, checksum, resume) as run, launch.quiet_when_left_alone():
-        task, result = session.run(params, params.method, architecture, splits, resume, params.method, run.run.metrics)
+    with record.training(params, chief, checksum, resume) as (parent, run), launch.quiet_when_left_alone():
+        task, result = session.run(params, params.method, architecture, splits, resume, params.method, run.metrics)
         if not chief:
             return
-        metrics = session.summary(task, result, params.method, architecture, params)
+        metrics = session.summary(task, result, params.method, architecture, params, checksum)
+        times = session.times(result)
         task = task.eval().cpu()
-        with replaced(Path("models/pretrained")) as folder, replaced(Path("models/backbone")) as exported:
+        with replaced(WEIGHTS.parent) as folder, replaced(Path("models/backbone")) as exported:
             folder.mkdir()
-            save_file({name: x.contiguous() for name, x in task.state_dict().items()}, folder / "task.safetensors")
-            run.save(folder / record.RUN.name)
+            save_file({name: x.contiguous() for name, x in task.state_dict().items()}, folder / WEIGHTS.name)
+            weights = digests.of_files(folder / WEIGHTS.name)
             export_backbone(task.encoder(), getattr(params.backbones, architecture), params.data.image_size, exported)
         write_csv(result.rows, Path("plots/pretrain.csv"))
-        with replaced(Path("metrics/pretrain.json")) as file:
-            file.write_text(json.dumps(metrics, indent=2) + "\n")
-        run.run.artifact("models/backbone", "backbone")
+        write_json(Path("metrics/pretrain.json"), metrics | {"weights": weights})
+        write_json(Path("metrics/times/pretrain.json"), times)
+        put_away(weights)
+        record.trained(params, parent, weights)
+        run.artifact("models/backbone", "backbone")
     if result.alarm:
         logging.getLogger("selfsup.pretrain").warning("ALARM: %s", result.alarm)
-    speed = f"{metrics['images_per_second']:.0f} images/s"
+    speed = f"{times['images_per_second']:.0f} images/s"
     print(f"{params.method}: {metrics['steps']} steps, loss {metrics['loss']:.4f}, {speed}")
+
+
+def put_away(weights: str) -> None:
+    """Remove figures of other weights, which would be read as those of this training; DVC keeps them in its cache."""
+    extracted = Path("metrics/extract.json")
+    if not extracted.exists() or json.loads(extracted.read_text())["computed_from"]["weights"] != weights:
+        for path in (extracted, *Path("metrics/evaluate").glob("*.json")):
+            path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
     "__init__": set(),
     "logs": set(),
     "errors": {"logs"},
+    "digests": set(),
     "files": set(),
     "resume": {"errors", "files"},
     "imports": set(),
@@ -43,6 +44,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
     "multicrop": {"errors", "params", "strict", "epochs", "task", "nn", "views"},
     "methods": {"errors", "params", "strict", "epochs", "task", "siamese", "multicrop", "nn", "views", "backbones"},
     "evaluation": {
+        "digests",
         "errors",
         "files",
         "params",
@@ -58,6 +60,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
         "methods",
     },
     "training": {
+        "digests",
         "errors",
         "features",
         "files",
@@ -77,6 +80,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
         "evaluation",
     },
     "report": {
+        "digests",
         "errors",
         "files",
         "params",

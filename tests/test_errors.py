@@ -166,7 +166,6 @@ PRETRAINED = "models/pretrained/task.safetensors"
         ("baseline pixels", "data/shards", "shard"),
         ("baseline conv", "data/shards", "shard"),
         ("evaluate knn", "data/shards", "shard"),
-        ("evaluate linear", "models", "pretrain"),
         ("evaluate knn", "features", "extract"),
         ("evaluate few_label", "features/pretrained/test.npy", "extract"),
         ("evaluate knn", "features/baselines/pixels/train.npy", "pixels"),
@@ -203,7 +202,7 @@ def test_evaluating_before_pretraining_as_a_user_sees_it(tmp_path):
     command = [sys.executable, str(ROOT / "stages/evaluate.py"), "knn"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
-    assert re.fullmatch(r"error: \S+: not found; run `dvc repro (pretrain|shard)` first\n", done.stderr), done.stderr
+    assert re.fullmatch(r"error: \S+: not found; run `dvc repro (extract|shard)` first\n", done.stderr), done.stderr
 
 
 def test_no_module_prints_its_notes():

@@ -1,9 +1,12 @@
 """Outs that are whole or not there: written beside their place, which they take at the end."""
 
+import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def beside(place: Path) -> Path:
@@ -29,6 +32,19 @@ def replaced(place: Path) -> Iterator[Path]:
     finally:
         for left in (new, old) if place.exists() else (new,):
             _remove(left)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Replace a JSON file and return `values`. NaN and infinities, which JSON does not have, are written as null."""
+    with replaced(path) as new:
+        new.write_text(json.dumps(_plain(values), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _remove(path: Path) -> None:

@@ -53,16 +53,20 @@ def start(
     resume: str | None = None,
     values: Mapping[str, Any] | None = None,
     tags: Mapping[str, Any] | None = None,
+    training: str | None = None,
 ) -> Run:
     """Open a run; returns at once. To be called by one process of a stage only.
 
-    `parent` is the run to nest it under, or its key. `resume` is the key of the run to go on with, if the store has it.
-    `values` are parameters, nested dictionaries becoming `a.b.c`. Raises nothing when the store cannot be had.
+    `parent` is the run to nest it under, or its key. `resume` is the key of the run to continue, if the store has it: a
+    finished one only takes metrics, and of these only steps after its last. `values` are parameters, nested
+    dictionaries becoming `a.b.c`. `training` is the key of a run whose id becomes the tag `training`. Raises nothing
+    when the store cannot be reached.
     """
     if not tracking.enabled:
         return Run(None, None)
     root = Path(os.environ.get("DVC_ROOT") or ".").resolve()
-    uri = tracking.uri or f"sqlite:///{root}/mlflow.db"
+    # Relative, as MLflow misreads what the name of a folder above may hold, such as % or ?.
+    uri = tracking.uri or f"sqlite:///{os.path.relpath(root / 'mlflow.db')}"
     if uri not in _channels or _channels[uri].over:
         _channels[uri] = _Channel(uri, root / ".cache" / "tracking")
     tags = {
@@ -78,6 +82,7 @@ def start(
         "experiment": tracking.experiment,
         "name": name,
         "parent": parent.key if isinstance(parent, Run) else parent,
+        "training": training,
         "time": _now(),
         "values": flatten(values or {}),
         "tags": {key: str(value) for key, value in tags.items() if value is not None},

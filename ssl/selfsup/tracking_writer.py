@@ -24,7 +24,7 @@ from typing import IO, Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from selfsup.tracking_store import Record, Store
+from selfsup.tracking_store import Record, Store, database
 
 _GATHER = 5.0  # seconds of points that go into one request
 _SAMPLE = 15.0  # seconds between two readings of processor, memory and disk
@@ -188,7 +188,9 @@ class Writer:
         return None
 
     def mark(self) -> str:
-        return hashlib.sha256(self.uri.encode()).hexdigest()[:16]  # the URI itself may hold a password
+        """Names what is kept for this store, without the password its URI may hold and wherever the project lies."""
+        local = os.path.relpath(database(self.uri), self.spool.resolve())
+        return hashlib.sha256((self.uri if self.store.remote else local).encode()).hexdigest()[:16]
 
     def keep(self) -> None:
         """Put what was not delivered into files, and give an account of it."""
@@ -232,7 +234,7 @@ class Writer:
     def sample(self) -> None:
         """Read processor, memory and disk every `_SAMPLE` seconds for the latest run."""
         record = next(reversed(self.open.values()), None)
-        if record and record.run and time.monotonic() >= self.sample_at:
+        if record and record.run and not record.sealed and time.monotonic() >= self.sample_at:
             self.sample_at = time.monotonic() + _SAMPLE
             self.store.sample(record)
 

@@ -46,7 +46,7 @@ def test_metrics_hold_every_row_under_the_same_keys_and_rank_known_quality(folde
     params = workspace.make(folder, hundred, **FEW)
     returned = evaluate(protocol, params)
     metrics, details = read(protocol)
-    assert returned == {protocol: metrics}
+    assert returned[protocol] == metrics
     assert list(metrics) == ["features", "method", "supervised", "random", "pixels", "majority"]
     assert details["titles"]["method"] == "simclr"
     assert details["missing"] == {}

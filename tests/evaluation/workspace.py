@@ -22,7 +22,7 @@ PLACES = {  # noise around the class centres
 
 
 def make(folder: Path, shards: Path, **overrides: Any) -> Params:
-    """Fill `folder` with params.yaml, a link to `shards`, features and the run's id; returns the parameters.
+    """Fill `folder` with params.yaml, a link to `shards`, features; returns the parameters.
 
     `pixels` are the images; the other features are class centres under noise, least in `supervised`.
     """
@@ -30,7 +30,6 @@ def make(folder: Path, shards: Path, **overrides: Any) -> Params:
     YAML().dump(values(**chosen), folder / "params.yaml")
     params = parse(Params, values(**chosen))
     (folder / "models/pretrained").mkdir(parents=True)
-    (folder / "models/pretrained/run.json").write_text('{"parent": "0", "run": "1"}')  # tracking is off
     (folder / "data").mkdir()
     (folder / "data/shards").symlink_to(shards)
     rng = np.random.default_rng(0)

@@ -170,7 +170,7 @@ def test_steps_that_a_resumed_run_repeats_are_no_second_points(server, title):
     assert recorded(server.client, title) == {"p": ("FINISHED", [(step, float(step)) for step in range(9)])}
     (found,) = server.client.search_runs([server.client.get_experiment_by_name(title).experiment_id])
     assert len(server.client.get_metric_history(found.info.run_id, "at_step")) == 9
-    assert found.data.metrics["accuracy"] == 0.25
+    assert found.data.metrics["accuracy"] == 0.5  # which was recorded first
 
 
 @pytest.mark.parametrize("fault", [late(1.5), trickle], ids=["late", "trickle"])
@@ -263,7 +263,7 @@ def spoil(path, how):
 
 
 @pytest.mark.parametrize("how", ["corrupted", "no database", "newer", "read-only"])
-def test_a_database_that_cannot_be_written_is_left_alone(fresh, how, capfd, template, tmp_path):
+def test_a_database_that_cannot_be_written_is_left_alone(fresh, how, capfd, template):
     spoil(fresh, how)
     before = fresh.read_bytes()
     uri = f"sqlite:///file:{fresh}?mode=ro&uri=true" if how == "read-only" else f"sqlite:///{fresh}"
@@ -276,10 +276,6 @@ def test_a_database_that_cannot_be_written_is_left_alone(fresh, how, capfd, temp
     assert fresh.read_bytes() == before
     shutil.copy(template, fresh)
     tracking._channels.clear()
-    if how == "read-only":  # the next stage has the same URI, and can write
-        (file,) = kept(tmp_path)
-        mark = tracking_writer.Writer(f"sqlite:///{fresh}", None, tmp_path).mark()
-        file.rename(file.with_name(f"{mark}-0.json"))
     with tracking.start(store(f"sqlite:///{fresh}", "e"), "extract", "next"):
         pass
     assert local_runs(fresh)["p"] == ("FINISHED", [(0, 1.0)])

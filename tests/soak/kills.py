@@ -6,7 +6,7 @@ Each stage is run once undisturbed and then, `--times` times, killed and run aga
 process, one of its workers, its process group, or all of them at once. When: at any moment, during the work (from the
 first word or file on), or while its outs are written. Outs were removed before, as DVC does, or stale ones lie there,
 as when a stage is run by hand. Afterwards no process of the killed command may be left, every out must have its old
-SHA-256 (of metrics/**.json without the keys `seconds` and `images_per_second`) and no other file may have come or gone.
+SHA-256 (but for metrics/times) and no other file may have come or gone.
 """
 
 import argparse

@@ -160,7 +160,7 @@ def test_two_processes_write_what_one_writes(hundred, tmp_path):
         assert done.returncode == 0, done.stderr
         features = {f"{name}.npy": torch.tensor(np.load(folder / f"features/pretrained/{name}.npy")) for name in SPLITS}
         outs.append(load_file(folder / "models/pretrained/task.safetensors") | features)
-        assert f'"world_size": {world}' in (folder / "metrics/pretrain.json").read_text()
+        assert f'"world_size": {world}' in (folder / "metrics/times/pretrain.json").read_text()
     for name, x in outs[0].items():
         torch.testing.assert_close(outs[1][name], x, rtol=1e-3, atol=1e-3)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from selfsup import digests
 from selfsup.data.loader import Split
 from selfsup.features.encode import encoded
 from selfsup.files import beside, replaced
@@ -64,16 +65,21 @@ def _put(file: BinaryIO, place: int, rows: np.ndarray) -> None:
 def write_feature_set(
     encoder: nn.Module, splits: dict[str, Split], device: torch.device, size: int, folder: Path, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Features of all splits and their `meta.json` in `folder`; returns what the meta file says, and timings."""
+    """Features of all splits and their `meta.json` in `folder`.
+
+    Returns what the meta file says, timings and, in the process that writes, the features' `digest`.
+    """
     start = time.monotonic()
     with replaced(folder) if rank() == 0 else nullcontext(beside(folder)) as new:
         for name, split in splits.items():
             width = write_features(encoder, split, device, size, new / f"{name}.npy", f"features {folder.name} {name}")
         seconds = time.monotonic() - start
         images = sum(split.samples for split in splits.values())
-        meta = facts | {"width": width}
+        meta, digest = facts | {"width": width}, ""
         if rank() == 0:  # without timings: equal features are equal outs
             (new / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+            digest = digests.of_files(*(new / f"{name}.npy" for name in SPLITS))
     if world() > 1:
         torch.distributed.barrier()  # the folder is in its place for all
-    return meta | {"seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
+    speed = round(images / seconds, 1)
+    return meta | {"seconds": round(seconds, 3), "images_per_second": speed, "digest": digest}

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from selfsup import digests
 from selfsup.errors import UserError, missing
 from selfsup.evaluation.balance import MAJORITY
 from selfsup.evaluation.result import Splits
@@ -22,6 +23,7 @@ ROWS = ("method", "supervised", "random", "pixels", MAJORITY)
 """The rows of every table, in their order. The pretrained one is `method` whatever its name, so that
 experiments with different methods compare column by column. The majority row is the only one without features."""
 
+WEIGHTS = Path("models/pretrained/task.safetensors")
 _BLOCK = 1 << 24  # numbers read at once when looking for NaN
 
 
@@ -56,6 +58,10 @@ class FeatureSet:
                 raise UserError(f"{path}: holds NaN or infinite numbers; see the alarm in metrics/pretrain.json")
         return features
 
+    def digest(self) -> str:
+        """Digest of the features of all splits. Raises `OSError`."""
+        return digests.of_files(*(self.folder / f"{split}.npy" for split in Splits._fields))
+
     def splits(self, samples: Splits | None = None) -> Splits:
         """All three splits; `samples` holds arrays with as many entries as each split has images."""
         counts: Sequence[int | None] = [None] * 3 if samples is None else [len(split) for split in samples]
@@ -87,6 +93,14 @@ def find(folder: Path | str, baselines: Sequence[str]) -> tuple[list[FeatureSet]
         else:
             found.append(FeatureSet(row, row, place, own))
     return found, absent
+
+
+def check_current(own: FeatureSet, method: str, weights: Path = WEIGHTS) -> None:
+    """Raise `UserError` unless the pretrained set is of `method` and, where these are there, of the present weights."""
+    if own.title != method:
+        raise UserError(f"{own.folder}: of {own.title}, but params.yaml has method {method}; run dvc repro extract")
+    if weights.exists() and own.meta.get("weights") != digests.of_files(weights):
+        raise UserError(f"{own.folder}: not extracted from {weights}; run dvc repro extract")
 
 
 def _meta(folder: Path) -> dict[str, Any] | None:

@@ -4,50 +4,80 @@ from __future__ import annotations
 
 import csv
 import importlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from selfsup import digests
 from selfsup.evaluation.balance import MAJORITY, balance, majority, uneven_line
 from selfsup.evaluation.compare import accuracy, paired
-from selfsup.evaluation.features import find
+from selfsup.evaluation.features import FeatureSet, check_current, find
 from selfsup.evaluation.result import Result, Splits
-from selfsup.files import replaced
+from selfsup.files import replaced, write_json
 from selfsup.params import Evaluation, Params
 
 PROTOCOLS = sorted(set(Evaluation.model_fields) - {"protocols"})
 
 
-def evaluate(protocol: str, params: Params) -> dict[str, Any]:
+class Inputs(NamedTuple):
+    """What every protocol reads from the working folder."""
+
+    labels: Splits
+    classes: list[str]
+    sets: list[FeatureSet]
+    missing: dict[str, str]  # baselines that are not there, with the reason
+    features: dict[str, str]  # digests by row
+
+    @property
+    def weights(self) -> str:
+        """Digest of the weights that the pretrained features come from."""
+        return str(self.sets[0].meta.get("weights", "unknown"))
+
+    def computed_from(self, protocol: str, params: Params) -> dict[str, Any]:
+        """Digests of all that a protocol's figures are a function of."""
+        values = [params.seed, sorted(params.baselines), getattr(params.evaluation, protocol).model_dump()]
+        labels, parameters = digests.of_arrays(*self.labels), digests.of_values(values)
+        return {"labels": labels, "parameters": parameters, "features": self.features}
+
+
+def read_inputs(params: Params) -> Inputs:
+    """Labels and feature sets of the working folder. Raises `UserError` for features of another method or weights."""
+    from selfsup.data.loader import open_split
+
+    sets, missing = find("features", params.baselines)
+    check_current(sets[0], params.method)
+    data = params.data.model_copy(update={"verify": "size", "cache": "none"})  # only labels are read here
+    train, validation, test = (open_split("data/shards", split, data) for split in Splits._fields)
+    labels = Splits(train.labels, validation.labels, test.labels)
+    return Inputs(labels, list(train.classes), sets, missing, {one.row: one.digest() for one in sets})
+
+
+def evaluate(protocol: str, params: Params, inputs: Inputs | None = None) -> dict[str, Any]:
     """Judge every feature set by `protocol`, write what it found in the working folder, and return the metrics.
 
     `metrics/evaluate/<protocol>.json` has `{protocol: {row: {metric: value}}}`, or `{protocol: {"skipped": reason}}`
-    when the labels do not suffice. `evaluations/<protocol>/` has `outcomes.npz` (`<row>/<metric>`: right or not by test
-    image, or by draw and test image, whose mean is the metric; `<row>/predicted`; `label`), `details.json` (choices and
-    the readings behind them, the balance of the classes) and CSV tables.
+    when the labels do not suffice, and beside it the method, the seed and what the figures were `computed_from`.
+    `evaluations/<protocol>/` has `outcomes.npz` (`<row>/<metric>`: right or not by test image, or by draw and test
+    image, whose mean is the metric; `<row>/predicted`; `label`), `details.json` (choices and the readings behind them,
+    the balance of the classes) and CSV tables.
     """
-    from selfsup.data.loader import open_split
-
     module = importlib.import_module(f"selfsup.evaluation.{protocol}")
-    data = params.data.model_copy(update={"verify": "size"})  # only labels are read; pretraining checked the images
-    train, validation, test = (open_split("data/shards", split, data) for split in Splits._fields)
-    labels = Splits(train.labels, validation.labels, test.labels)
+    labels, classes, sets, missing, _ = inputs = inputs or read_inputs(params)
     metrics_path, folder = Path(f"metrics/evaluate/{protocol}.json"), Path(f"evaluations/{protocol}")
 
+    head = {"method": params.method, "seed": params.seed, "computed_from": inputs.computed_from(protocol, params)}
     reason = insufficient(labels)
     if reason:
         print(f"{protocol}: skipped, {reason}")
         with replaced(folder) as new:
             new.mkdir()
-            _write_json(new / "details.json", {"skipped": reason})
-        return _write_json(metrics_path, {protocol: {"skipped": reason}})
-    facts = balance(labels, train.classes)
+            write_json(new / "details.json", {"skipped": reason})
+        return write_json(metrics_path, head | {protocol: {"skipped": reason}})
+    facts = balance(labels, classes)
     if facts["uneven"]:
         print(f"{protocol}: {uneven_line(facts)}; read the balanced accuracy, in which each class counts alike")
-    sets, missing = find("features", params.baselines)
     results = {}
     for one in sets:
         results[one.row] = module.run(one.splits(labels), labels, getattr(params.evaluation, protocol), params.seed)
@@ -63,9 +93,9 @@ def evaluate(protocol: str, params: Params) -> dict[str, Any]:
         print(f"{protocol}: {row}: left out, {why}")
     with replaced(folder) as new:
         new.mkdir()
-        write_outcomes(new, {one.row: one.title for one in sets}, missing, results, labels, train.classes)
+        write_outcomes(new, {one.row: one.title for one in sets}, missing, results, labels, classes)
     rows = {row: result.metrics for row, result in results.items()}
-    return _write_json(metrics_path, {protocol: {"features": module.FEATURES, **rows}})
+    return write_json(metrics_path, head | {protocol: {"features": module.FEATURES, **rows}})
 
 
 def insufficient(labels: Splits) -> str | None:
@@ -99,7 +129,7 @@ def write_outcomes(
     np.savez_compressed(folder / "outcomes.npz", **arrays)
     counts = {split: int((values >= 0).sum()) for split, values in zip(Splits._fields, labels, strict=True)}
     details = {"titles": titles, "missing": missing, "images": counts, "balance": balance(labels, classes)}
-    _write_json(folder / "details.json", details | {row: result.details for row, result in results.items()})
+    write_json(folder / "details.json", details | {row: result.details for row, result in results.items()})
     predictions = {row: result.predicted for row, result in results.items() if result.predicted is not None}
     if predictions:
         names = [(classes[actual], classes[found]) for actual, found in zip(true, predictions["method"], strict=True)]
@@ -129,20 +159,6 @@ def not_above(method: Result, rival: Result, name: str) -> list[str]:
 def _line(metrics: dict[str, float], uneven: bool) -> str:
     """The metrics for the console; class-balanced ones where they tell more."""
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if uneven or "balanced" not in name)
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> dict[str, Any]:
-    """Write and return `value`."""
-    with replaced(path) as new:
-        new.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """JSON knows no infinity, which is the standard error of a single image: null."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _write_csv(path: Path, header: list[str], rows: Sequence[Sequence[Any]]) -> None:

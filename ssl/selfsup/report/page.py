@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from selfsup import digests
 from selfsup.data.index import load_index
 from selfsup.evaluation.balance import MAJORITY, RATIO, uneven_line
-from selfsup.evaluation.features import FeatureSet, find
+from selfsup.evaluation.features import WEIGHTS, FeatureSet
 from selfsup.evaluation.label_free import label_free
+from selfsup.evaluation.run import read_inputs
 from selfsup.files import replaced
 from selfsup.report import charts, pictures
 from selfsup.report.scores import NAMES, Column, Scores, columns, confusions, headline, read_scores
@@ -45,14 +47,18 @@ def contents(params: Params) -> dict[str, Any]:
     # A few images are looked at: no need to check, or to decode, all of them.
     data = params.data.model_copy(update={"verify": "size", "cache": "none"})
     test, train = (open_split("data/shards", split, data) for split in ("test", "train"))
-    sets, missing = find("features", params.baselines)
+    inputs = read_inputs(params)
+    sets, missing = inputs.sets, inputs.missing
     name = sets[0].title
     names = {one.row: NAMES.get(one.row, one.title) for one in sets}
     names |= {MAJORITY: NAMES[MAJORITY]}
-    scores = [read_scores(protocol) for protocol in params.evaluation.protocols]
+    scores = [
+        read_scores(protocol, params.method, inputs.computed_from(protocol, params))
+        for protocol in params.evaluation.protocols
+    ]
     rows, table = columns(scores)
     uneven = next((one for one in scores if one.uneven), None)
-    run = _json("metrics/pretrain.json")
+    run = training_run()
     free = [(one.row, label_free(one.load("test", test.samples), params.seed)) for one in sets if test.samples > 1]
     return {
         "name": name,
@@ -87,6 +93,14 @@ def contents(params: Params) -> dict[str, Any]:
         "params": without_passwords(Path("params.yaml")),
         "commit": commit(),
     }
+
+
+def training_run() -> dict[str, Any]:
+    """What the metrics files say of the training whose weights are there, {} when they are of another training."""
+    run = _json("metrics/pretrain.json")
+    if WEIGHTS.exists() and run.get("weights") != digests.of_files(WEIGHTS):
+        return {}
+    return _json("metrics/times/pretrain.json") | run
 
 
 def unlabelled_headline(
@@ -168,7 +182,7 @@ def dots(scores: Sequence[Scores], names: dict[str, str]) -> str | None:
 
 
 def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
-    """What `metrics/pretrain.json` says of the run, for people."""
+    """What the metrics files say of the run, for people."""
     kinds: dict[str, tuple[str, Callable[[Any], str]]] = {
         "method": ("method", str),
         "backbone": ("backbone", str),

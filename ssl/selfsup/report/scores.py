@@ -7,7 +7,7 @@ and a sentence of its own, and whether few labels pay is judged by it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,12 +58,18 @@ class Column:
     labels: str = ""  # how many labels, where they are few
 
 
-def read_scores(protocol: str) -> Scores:
-    """Read `metrics/evaluate/<protocol>.json` and `evaluations/<protocol>/` in the working folder."""
+def read_scores(protocol: str, method: str, origin: Mapping[str, Any]) -> Scores:
+    """Read `metrics/evaluate/<protocol>.json` and `evaluations/<protocol>/` in the working folder.
+
+    Figures of another method, or not computed from `origin` (as `evaluation.run.computed_from` has it), are left out.
+    """
     metrics_path, folder = Path(f"metrics/evaluate/{protocol}.json"), Path("evaluations") / protocol
     if not metrics_path.exists():
         return Scores(protocol, why_not="not run")
-    found = json.loads(metrics_path.read_text(encoding="utf-8"))[protocol]
+    written = json.loads(metrics_path.read_text(encoding="utf-8"))
+    if why := stale(written, method, origin):
+        return Scores(protocol, why_not=f"left out, as its figures are {why}; run dvc repro evaluate@{protocol}")
+    found = written[protocol]
     if "skipped" in found:
         return Scores(protocol, why_not=found["skipped"])
     scores = Scores(protocol, {row: found[row] for row in ROWS if row in found})
@@ -76,6 +82,19 @@ def read_scores(protocol: str) -> Scores:
                 scores.predicted[row] = own.pop("predicted")
             scores.outcomes[row] = own
     return scores
+
+
+def stale(written: Mapping[str, Any], method: str, origin: Mapping[str, Any]) -> str:
+    """What a metrics file's figures are of, if not of `method` and of all that is in `origin`; else empty."""
+    before = written.get("computed_from")
+    if before is None:
+        return "of an earlier version, which did not note what they were computed from"
+    if written["method"] != method:
+        return f"of {written['method']}"
+    rows = [row for row in ROWS if before["features"].get(row) != origin["features"].get(row)]
+    other = [key for key in ("labels", "parameters") if before[key] != origin[key]]
+    other += [f"features of {NAMES.get(row, method)}" for row in rows]
+    return f"computed from other {', other '.join(other)}" if other else ""
 
 
 def setting_title(key: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from filelock import Timeout
 from torch import nn
 
-from selfsup import resume
+from selfsup import digests, resume
 from selfsup.data.loader import Split, open_split
 from selfsup.features.encode import embed
 from selfsup.imports import PACKAGE, closure
@@ -130,21 +130,33 @@ def finished(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def summary(task: Task, result: Result, method: str, architecture: str, params: Params) -> dict:
-    """What `metrics/*.json` says of a training run."""
+def summary(task: Task, result: Result, method: str, architecture: str, params: Params, images: str) -> dict:
+    """What `metrics/*.json` says of a training run on shards with the checksum `images`: equal for equal weights.
+
+    `computed_from` tells by digests which images and parameters decided the weights.
+    """
+    decided = params.model_dump(include={"backbones", "views", "pretrain"}) | {"knobs": params.methods[method]}
     last = {name: round(value, 6) for name, value in (result.rows[-1] if result.rows else {}).items()}
     return {
         "method": method,
+        "seed": params.seed,
+        "computed_from": {"images": images, "parameters": digests.of_values(decided)},
         "backbone": architecture,
         "epochs": params.pretrain.epochs,
         "steps": result.steps,
-        "seconds": round(result.seconds, 1),
-        "images_per_second": round(result.images_per_second, 1),
         "parameters": sum(p.numel() for p in task.encoder().parameters()),
-        "world_size": world(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "skipped_steps": result.skipped,
         "alarm": result.alarm,
         "loss": last.pop("loss", None),
         "last": {name: value for name, value in last.items() if name not in ("step", "epoch", "lr")},
+    }
+
+
+def times(result: Result) -> dict:
+    """What `metrics/times/*.json` says of a training run: what differs between two runs with the same weights."""
+    return {
+        "seconds": round(result.seconds, 1),
+        "images_per_second": round(result.images_per_second, 1),
+        "world_size": world(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
