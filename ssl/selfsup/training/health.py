@@ -8,12 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from selfsup.data.index import REMEDY
 from selfsup.data.loader import Split, train_ids
 from selfsup.errors import UserError
 from selfsup.nn.distributed import rank, world
+from selfsup.params import Pretrain
 from selfsup.task import Task
 
 NEVER = 2**62
+CHANNELS = ("red", "green", "blue")
+FLAT = 1e-6  # a channel whose deviation (of 0..1) is less does not vary
 
 
 @torch.no_grad()
@@ -32,11 +36,11 @@ def layer_norms(task: Task) -> dict[str, Tensor]:
     return out | ({"grad_norm_first": weights[0].norm(), "grad_norm_last": weights[-1].norm()} if weights else {})
 
 
-def stop_if_not_finite(bad: Tensor, split: Split, seed: int, batch_size: int, resume: Path) -> None:
+def stop_if_not_finite(bad: Tensor, split: Split, seed: int, settings: Pretrain, resume: Path) -> None:
     """Stop before a bad state is saved. Reading `bad` is the only synchronisation with the device.
 
     `bad` int64 [] is the first step of this process whose loss or weights were not finite, -1: none. Raises `UserError`
-    that names step, images and the last good checkpoint.
+    that names step, images, the last good checkpoint and the likely reason, which is first looked for in the data.
     """
     worst = torch.where(bad < 0, NEVER, bad)  # the first bad step of any process
     if world() > 1:
@@ -48,7 +52,7 @@ def stop_if_not_finite(bad: Tensor, split: Split, seed: int, batch_size: int, re
         time.sleep(60)  # the first process says it, and its end is the end of the others
         raise SystemExit(1)
     step = int(worst)
-    (ids,) = train_ids(split.samples, seed, batch_size, range(step, step + 1))
+    (ids,) = train_ids(split.samples, seed, settings.batch_size, range(step, step + 1))
     listed = resume / "not-finite.json"
     listed.parent.mkdir(parents=True, exist_ok=True)
     names = {int(i): split.names[i] for i in ids}
@@ -56,5 +60,28 @@ def stop_if_not_finite(bad: Tensor, split: Split, seed: int, batch_size: int, re
     kept = max((path.name for path in resume.glob("step-*.pt")), default="none")
     raise UserError(
         f"the loss is not finite at step {step} (images {ids[:4].tolist()}..., all in {listed}); last good checkpoint: "
-        f"{kept}. Lower the method's optimizer.lr, set pretrain.clip_grad_norm, or use precision fp32"
+        f"{kept}. {suspicious(split, ids) or advice(settings)}"
     )
+
+
+def suspicious(split: Split, ids: Tensor) -> str:
+    """What is wrong with the data that makes a loss infinite whatever the learning rate is; empty: nothing."""
+    index = split.folder / "index.json"
+    flat = [name for name, std in zip(CHANNELS, split.std, strict=True) if not FLAT < std < float("inf")]
+    if flat:
+        return f"The channel {' and '.join(flat)} does not vary in the training images ({index}); {REMEDY}"
+    images = split.gather(ids)["image"].flatten(1)
+    if (images == images[0]).all():
+        return f"All {len(images)} images of the step are one and the same picture; check the images in data.path"
+    plain = int((images.unflatten(1, (3, -1)).diff(dim=2) == 0).all(2).all(1).sum())
+    if plain > len(images) / 2:
+        return f"{plain} of the {len(images)} images of the step are of one colour; check the images in data.path"
+    return ""
+
+
+def advice(settings: Pretrain) -> str:
+    """What steadies a run whose data are sound, as far as it has not been done."""
+    steps = ["lower the method's optimizer.lr"]
+    steps += ["set pretrain.clip_grad_norm"] if settings.clip_grad_norm is None else []
+    steps += ["set pretrain.precision: fp32"] if settings.precision != "fp32" else []
+    return f"The images and their statistics are sound: {', or '.join(steps)}"

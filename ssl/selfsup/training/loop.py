@@ -210,7 +210,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
             if saving:  # a gradient may be NaN where the loss is not
                 bad = torch.where((bad < 0) & ~finite(task), step, bad)
             if logging or saving:
-                stop_if_not_finite(bad, split, plan.seed, settings.batch_size, plan.resume)
+                stop_if_not_finite(bad, split, plan.seed, settings, plan.resume)
             row: dict[str, float] = {}
             if logging:
                 row = reading(output, layers) | {"lr": lr}
