@@ -56,7 +56,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def tiff(values: np.ndarray, order: str = "<", **tags: int | tuple[int, ...]) -> bytes:
     """An uncompressed TIFF of an array [H W] or [H W bands] of any type, written by hand: Pillow writes few of them.
 
-    `order` is < or >. `tags` overrides `photometric` and adds `extra`, the meaning of the bands beyond colour.
+    `order` is < or >. `tags` overrides `photometric` and adds `extra`, the meaning of the bands beyond colour, and
+    `colours`, of a palette: all reds, all greens, all blues.
     """
     height, width, *rest = values.shape
     bands, bits = (rest or [1])[0], 8 * values.dtype.itemsize
@@ -69,6 +70,8 @@ def tiff(values: np.ndarray, order: str = "<", **tags: int | tuple[int, ...]) ->
     }  # fmt: skip
     if "extra" in tags:
         entries[338] = tags["extra"]
+    if "colours" in tags:
+        entries[320] = tags["colours"]
     place = 8 + len(body) + 2 + 12 * len(entries) + 4
     table, long = b"", b""
     for tag, value in sorted(entries.items()):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from selfsup.data import decode
-from tests.data.make import file, noise
+from tests.data.make import file, noise, tiff
 
 RGB = Image.fromarray(noise(5, 7))
 pytestmark = pytest.mark.filterwarnings(  # pytest puts its own filters over those of the module
@@ -56,6 +56,14 @@ def test_palette_with_transparency_lies_on_white():
     assert pixels(file(image, "GIF", transparency=1)).tolist() == [[[255, 0, 0], [255, 255, 255]]]
     assert pixels(file(image, "PNG")).tolist() == [[[255, 0, 0], [0, 255, 0]]]
     assert pixels(file(image, "PNG", transparency=bytes([255, 128])))[0, 1].tolist() == [127, 255, 127]
+
+
+def test_a_palette_of_8_bits_in_a_tiff_is_not_black():
+    numbers, colours = np.array([[0, 1, 255]], np.uint8), np.zeros((3, 256), int)
+    colours[:, 1], colours[:, 255] = (200, 100, 50), (7, 8, 255)
+    for factor in (1, 257):
+        content = tiff(numbers, photometric=3, colours=tuple((factor * colours).ravel().tolist()))
+        assert pixels(content).tolist() == [[[0, 0, 0], [200, 100, 50], [7, 8, 255]]]
 
 
 def test_one_transparent_colour_of_an_rgb_png_lies_on_white():

@@ -171,6 +171,14 @@ def test_a_range_without_numbers_to_map_says_so(tmp_path):
     assert "data.range has no effect: all images have 8 bits." in index.notes
 
 
+def test_images_that_the_line_of_the_set_leaves_hardly_a_level_are_counted(tmp_path):
+    """Half are in 0..1 and half in 0..60,000, as when two makers' files are put together."""
+    index = written(put(tmp_path / "images", [*floats(), *floats(0, 60_000)]))
+    assert (
+        f"{COUNT} of {2 * COUNT} mapped images have fewer than 8 of 256 levels; do all have one scale?" in index.notes
+    )
+
+
 def test_8_bit_images_among_others_keep_their_values_and_mixed_types_are_said(tmp_path):
     eight = [noise(9, 9, n) for n in range(COUNT)]
     mixed = [*integers(0, 4095), *(decode.png(image) for image in eight)]
@@ -347,8 +355,7 @@ def test_a_flat_channel_is_normalised_by_one_and_named(tmp_path, blue):
     assert index.statistics.mean[2] == blue / 255
     assert 0.2 < index.statistics.std[0] < 0.4
     assert [note for note in index.notes if "normalised" in note] == [
-        f"The blue channel of the training images is {blue} everywhere (of 0..255); it is normalised by 1 and tells "
-        "nothing."
+        f"Blue of the training images: {blue} everywhere (of 0..255); normalised by 1, and says nothing of an image."
     ]
     split = open_split(tmp_path / "shards of images", "train", data(image_size=16))
     batch = split.gather(np.arange(split.samples))
@@ -357,6 +364,13 @@ def test_a_flat_channel_is_normalised_by_one_and_named(tmp_path, blue):
     inputs = backbone.normalize(batch["image"][:, :, :9, :7] / 255)
     assert inputs[:, 2].abs().max() < 1e-6
     assert inputs[:, :2].std() == pytest.approx(1, abs=0.1)
+
+
+def test_images_of_one_colour_are_one_note(tmp_path):
+    index = written(put(tmp_path / "images", [decode.png(np.full((9, 9), 7, np.uint8))] * COUNT))
+    assert [note.partition(";")[0] for note in index.notes if "normalised" in note] == [
+        "Red and green and blue of the training images: 7 everywhere (of 0..255)"
+    ]
 
 
 def test_a_channel_that_varies_by_less_than_the_rounding_is_flat(tmp_path):
@@ -370,7 +384,7 @@ def test_a_channel_that_varies_by_less_than_the_rounding_is_flat(tmp_path):
     index = written(put(tmp_path / "images", [file(Image.fromarray(image[:16, :16]), "PNG") for image in images]))
     assert index.statistics.std[0] == pytest.approx(0.5 / 255)
     assert index.statistics.std[1] == 1
-    assert [note for note in index.notes if "green channel" in note] == [
-        "The green channel of the training images hardly differs from 40.00 (of 0..255); it is normalised by 1 and "
-        "tells nothing."
+    assert [note for note in index.notes if note.startswith("Green")] == [
+        "Green of the training images: within rounding of 40.00 (of 0..255); normalised by 1, and says nothing of an "
+        "image."
     ]

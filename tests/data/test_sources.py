@@ -131,12 +131,12 @@ def phone(root: Path) -> Path:
 
 def test_files_of_unknown_types_are_counted_and_a_class_of_them_is_an_error(tmp_path):
     root = phone(tmp_path / "images")
-    with pytest.raises(UserError, match=r"images/b has no image, only 40 \.dcm; .*data\.on_error: skip"):
+    with pytest.raises(UserError, match=r"images: Folder 'b' has no image, only 40 \.dcm; .*data\.on_error: skip"):
         shards(tmp_path / "shards", source="image_folder", path=str(root))
     index = write(data(source="image_folder", path=str(root), on_error="skip"), 0, tmp_path / "shards", 1)
     assert index.left_out == {".dcm": 40, ".heic": 40}
     assert index.classes == ["a"]
-    assert any("images/b has no image, only 40 .dcm." in note for note in index.notes)
+    assert "Folder 'b' has no image, only 40 .dcm." in index.notes
     assert any("40 .dcm, 40 .heic; convert those that are images" in note for note in index.notes)
     unlabelled = write(data(source="image_folder", path=str(root), labels="none"), 0, tmp_path / "flat", 1)
     assert unlabelled.left_out == index.left_out  # without classes none is lost
@@ -146,16 +146,19 @@ def test_empty_class_folders(tmp_path):
     put(tmp_path, "train/a/1.png", "train/b/x/2.png", "test/a/3.png", "test/b/x/3.png")
     (tmp_path / "train" / "c" / "deep" / "deeper").mkdir(parents=True)
     (tmp_path / "train" / "c" / "deeper").mkdir()
-    with pytest.raises(UserError, match=r"train/c has no image and no file; remove it, or set data\.on_error: skip"):
+    with pytest.raises(
+        UserError, match=r"Folder 'train/c' has no image and no file; remove it, or set data\.on_error: skip"
+    ):
         image_folder(tmp_path)
     source = image_folder(tmp_path, skip=True)
     assert source.classes == ["a", "b/x"]
-    assert source.notes == [f"{tmp_path}/train/c has no image and no file."]
+    assert source.notes == ["Folder 'train/c' has no image and no file."]
     for name in "defgh":
         put(tmp_path, f"train/{name}/notes.txt")
     notes = image_folder(tmp_path, skip=True).notes
-    assert [note.rpartition("/")[2] for note in notes[1:4]] == [
-        "d has no image, only 1 .txt.", "e has no image, only 1 .txt.", "3 more folders have no image.",
+    assert notes[1:4] == [
+        "Folder 'train/d' has no image, only 1 .txt.", "Folder 'train/e' has no image, only 1 .txt.",
+        "3 more folders have no image.",
     ]  # fmt: skip
 
 
@@ -163,7 +166,7 @@ def test_two_links_to_one_class_folder(tmp_path):
     put(tmp_path, "elsewhere/1.png", "images/a/2.png")
     for name in ("b", "c"):
         (tmp_path / "images" / name).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=r"images/c is the same folder as .*images/b by a link; .*on_error: skip"):
+    with pytest.raises(UserError, match=r"Folder 'c' is the same as folder 'b' by a link; .*on_error: skip"):
         image_folder(tmp_path / "images")
     source = image_folder(tmp_path / "images", skip=True)
     assert listed(source) == {"a/2.png": "a", "b/1.png": "b"}

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
+    COLORMAP,
     EXTRASAMPLES,
     PHOTOMETRIC_INTERPRETATION,
     SAMPLEFORMAT,
@@ -250,6 +251,11 @@ def _plain(image: Image.Image) -> Image.Image:
     """The image in mode L, RGB or RGBA."""
     if image.mode == "La":  # Pillow turns premultiplied grey into nothing else
         image = image.convert("LA")
+    colours = getattr(image, "tag_v2", {}).get(COLORMAP, ())
+    if (
+        image.mode == "P" and colours and max(colours) < 256
+    ):  # 8 bits where TIFF has 16, of which Pillow takes the upper
+        image.putpalette(np.array(colours, np.uint8).reshape(3, -1).T.tobytes())
     if image.has_transparency_data:
         return image.convert("RGBA")
     return image.convert("L" if image.mode == "1" else "RGB")

@@ -34,7 +34,7 @@ class Moments:
 
 
 def measure(parts: Sequence[Moments]) -> tuple[Statistics, list[str]]:
-    """Mean and divisor of each channel, and a sentence for each channel without variation, whose divisor is 1."""
+    """Mean and divisor of each channel, and sentences on channels without variation, whose divisor is 1."""
     images = sum(part.images for part in parts)
     mean, square = (sum((getattr(part, name) for part in parts), np.zeros(3)) / images for name in ("mean", "square"))
     std = np.sqrt(np.maximum(square - mean**2, 0))
@@ -42,11 +42,14 @@ def measure(parts: Sequence[Moments]) -> tuple[Statistics, list[str]]:
     constant = low == high
     mean = np.where(constant, low / 255, mean)
     flat = constant | (std < ROUNDING)
+    channels: dict[str, list[str]] = {}
+    for c, name in enumerate(_CHANNELS):
+        if flat[c]:
+            what = f"{low[c]} everywhere" if constant[c] else f"within rounding of {255 * mean[c]:.2f}"
+            channels.setdefault(what, []).append(name)
     said = [
-        f"The {name} channel of the training images "
-        + (f"is {low[c]} everywhere" if constant[c] else f"hardly differs from {255 * mean[c]:.2f}")
-        + " (of 0..255); it is normalised by 1 and tells nothing."
-        for c, name in enumerate(_CHANNELS)
-        if flat[c]
+        f"{' and '.join(names).capitalize()} of the training images: {what} (of 0..255); normalised by 1, and says nothing "
+        "of an image."
+        for what, names in channels.items()
     ]
     return Statistics(mean=mean.tolist(), std=np.where(flat, 1.0, std).tolist()), said

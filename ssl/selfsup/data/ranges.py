@@ -7,7 +7,7 @@ values of all files (`decide`); `data.range: [low, high]` gives them.
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +17,7 @@ from selfsup.data.index import Range
 Span = tuple[float, float]  # low, high
 
 FEW_LEVELS = 32  # of 256; with fewer in use after the mapping, sharding warns
+POOR = 8  # levels; mapped files with fewer are counted
 _TAIL = 1e-4  # share of the pixels at either end that may be outliers
 _STRETCH = 4  # outliers are cut off where they make the range so many times as wide as that of all other pixels
 _FULL = (1.0, 255.0, 65535.0)  # the usual full scales of floats
@@ -37,6 +38,7 @@ class Survey:
     deep_levels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # pixels of deep files by level
     clipped_pixels: int = 0
     clipped_files: int = 0
+    poor: int = 0  # mapped files with fewer than `POOR` levels
 
     def meet(self, values: np.ndarray) -> None:
         """Count the numbers of a file that has to be mapped, any shape, finite."""
@@ -47,19 +49,18 @@ class Survey:
 
     def mapped(self, values: np.ndarray, levels: np.ndarray, span: Span) -> None:
         """Count the levels, uint8, that a file's numbers became, and the numbers outside the range."""
-        self.levels += np.bincount(levels.ravel(), minlength=256)
+        counts = np.bincount(levels.ravel(), minlength=256)
+        self.levels += counts
+        self.poor += int(np.count_nonzero(counts)) < POOR
         outside = int(np.count_nonzero((values < span[0]) | (values > span[1])))
         self.clipped_pixels += outside
         self.clipped_files += outside > 0
 
     def merge(self, other: "Survey") -> None:
         """Add the counts of other files."""
-        for name in ("types", "transparent", "several", "deep", "levels", "deep_levels"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.clipped_pixels, self.clipped_files = (
-            self.clipped_pixels + other.clipped_pixels,
-            self.clipped_files + other.clipped_files,
-        )
+        for each in fields(self):
+            if each.name not in ("low", "high", "histogram"):
+                setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         if other.histogram is not None:
             self.histogram = other.histogram if self.histogram is None else self.histogram + other.histogram
@@ -143,6 +144,11 @@ def notes(survey: Survey, chosen: Range | None, given: bool) -> list[str]:
             said.append(
                 f"Only {levels} of 256 grey levels are in use after the mapping; set data.range: [low, high] to the "
                 "values that matter."
+            )
+        elif survey.poor:
+            said.append(
+                f"{survey.poor:,} of {wide.total():,} mapped images have fewer than {POOR} of 256 levels; do all have "
+                "one scale?"
             )
     elif given:
         said.append("data.range has no effect: all images have 8 bits.")

@@ -122,7 +122,7 @@ def image_folder(root: Path, labelled: bool = True, skip: bool = False) -> Sourc
             )
     lost = [sentence for walk in walks.values() for sentence in walk.lost(root)]
     if lost and known and not skip:
-        raise UserError(f"data.path: {lost[0]}; remove it, or set data.on_error: skip to do without it")
+        raise UserError(f"data.path: {root}: {lost[0]}; remove it, or set data.on_error: skip to leave it out")
     left_out = sum((walk.left_out for walk in walks.values()), Counter[str]())
     said += [f"{sentence}." for sentence in lost] + not_read(left_out)
     splits = {split: Samples(names.readable(), labels[split], names) for split, names in found.items()}
@@ -205,18 +205,18 @@ class Walk:
         return self.known is None or PurePosixPath(path).suffix.lower() in self.known
 
     def lost(self, root: Path) -> list[str]:
-        """Class folders that end up without images of their own, as sentences without their full stop."""
+        """Folders below `root` that end up without images of their own, as sentences without their full stop."""
         said = []
         for folder in self.empty[:3]:
             inner = Walk(self.known)
             for _ in files_below(str(root / folder), folder, inner):
                 pass
             seen = ", ".join(f"{count:,} {kind}" for kind, count in few(inner.left_out).items())
-            said.append(f"{text(str(root / folder))} has no image" + (f", only {seen}" if seen else " and no file"))
+            said.append(f"Folder {text(folder[:-1])!r} has no image" + (f", only {seen}" if seen else " and no file"))
         if len(self.empty) > 3:
             said.append(f"{len(self.empty) - 3:,} more folders have no image")
-        same = [f"{root / folder} is the same folder as {root / first} by a link" for folder, first in self.again]
-        return said + [text(sentence) for sentence in same]
+        links = [(text(folder[:-1]), text(first[:-1])) for folder, first in self.again]
+        return said + [f"Folder {folder!r} is the same as folder {first!r} by a link" for folder, first in links]
 
 
 def files_below(folder: str, prefix: str, walk: Walk) -> Generator[str, None, bool | None]:

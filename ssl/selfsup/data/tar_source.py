@@ -239,8 +239,8 @@ def _unpickled(data: bytes) -> Any:
 
 
 def _label_of(sample: _Sample, extension: str, url: str) -> Label:
-    """The label of the sample's image: the one with the image's own prefix, else the plain one, before json's."""
-    prefixes = dict.fromkeys([extension.rpartition(".")[0], ""])
+    """The label of the sample's image, `.cls` before `.json`: of `.v2.png`, in `.v2.cls`, `.v2.png.cls` or `.cls`."""
+    prefixes = dict.fromkeys([extension.rpartition(".")[0], extension, ""])
     for labels in (sample.labels, sample.described):
         if found := [labels[prefix] for prefix in prefixes if prefix in labels]:
             return found[0]
@@ -260,7 +260,7 @@ def _image(sample: _Sample, url: str) -> tuple[str, Ref]:
     if len(images) == 1:
         return images[0]
     seen = ", ".join(f".{extension}" for extension in [*sample.images, *sample.others])
-    what = "more than one image" if images else "no image"
+    what = "more than one image, as its name ends at the first dot" if images else "no image"
     raise UserError(
         f"{shown(url)}: sample {sample.key!r} has {what} (found {seen or 'only labels'}); a sample needs one image "
         "member such as .jpg or .png, and may have .cls or .json; data.on_error: skip leaves samples without image out"
