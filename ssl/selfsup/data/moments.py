@@ -19,7 +19,9 @@ class Moments:
     images: int = 0
     mean: np.ndarray = field(default_factory=lambda: np.zeros(3))  # sum of the images' means in 0..1
     square: np.ndarray = field(default_factory=lambda: np.zeros(3))  # sum of their mean squares
-    low: np.ndarray = field(default_factory=lambda: np.full(3, 255))  # extremes in 0..255, once they differ any
+    low: np.ndarray = field(
+        default_factory=lambda: np.full(3, 255)
+    )  # extremes in 0..255 so far, or any once they differ
     high: np.ndarray = field(default_factory=lambda: np.zeros(3, int))
 
     def add(self, pixels: np.ndarray) -> None:
@@ -48,8 +50,8 @@ def measure(parts: Sequence[Moments]) -> tuple[Statistics, list[str]]:
             what = f"{low[c]} everywhere" if constant[c] else f"within rounding of {255 * mean[c]:.2f}"
             channels.setdefault(what, []).append(name)
     said = [
-        f"{' and '.join(names).capitalize()} of the training images: {what} (of 0..255); normalised by 1, and says nothing "
-        "of an image."
+        f"{' and '.join(names).capitalize()} of the training images: {what} (of 0..255); normalised by 1, and says "
+        "nothing of an image."
         for what, names in channels.items()
     ]
     return Statistics(mean=mean.tolist(), std=np.where(flat, 1.0, std).tolist()), said
