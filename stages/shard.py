@@ -10,6 +10,7 @@ import record
 from selfsup import params
 from selfsup.data.shards import write
 from selfsup.errors import one_line_errors
+from selfsup.logs import one_line
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
             + (f"; left out: {left_out}" if left_out else "")
         )
         for note in index.notes:
-            print(f"note: {note}")
+            print(f"note: {one_line(note)}")
 
 
 if __name__ == "__main__":

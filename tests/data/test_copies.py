@@ -35,8 +35,8 @@ def test_copies_across_splits_are_counted_and_said(tmp_path):
         assert index.copies.across[f"{one}/{other}"] == sum(image in seen[one] for image in seen[other])
     assert index.copies.surplus == 90 and index.copies.relabelled == index.copies.dropped == 0
     assert len(index.notes) == 3
-    note = next(note for note in index.notes if "also in train" in note and "test images" in note)
-    assert note.startswith(f"{index.copies.across['train/test']} of {splits['test'].samples} test images are also in")
+    note = next(note for note in index.notes if note.startswith("images of test that are also in train: "))
+    assert f": {index.copies.across['train/test']} of {splits['test'].samples}, equal at 16 px (such as " in note
     assert note.endswith("accuracy on test is too high; set data.duplicates: drop")
     names = note.partition("such as ")[2].partition(")")[0].split(" and ")
     first, second = ((tmp_path / "images" / name).read_bytes() for name in names)
@@ -52,7 +52,7 @@ def test_dropping_leaves_one_of_each(tmp_path):
     assert {name.split("/")[1][:2] for split in splits.values() for name in split.names} == {"0-"}  # the first of each
     index = load_index(tmp_path / "shards")
     assert index.copies.dropped == 90
-    assert index.notes == ["90 copies of images, equal at 16 px, are left out, as data.duplicates says"]
+    assert index.notes == ["copies of images (equal at 16 px) are left out, as data.duplicates says: 90"]
     write(data(**options), 0, tmp_path / "again", processes=2)
     assert contents(tmp_path / "again") == contents(tmp_path / "shards")
 

@@ -8,6 +8,7 @@ import pytest
 from selfsup.data.loader import open_split
 from selfsup.evaluation.result import Splits
 from selfsup.evaluation.run import PROTOCOLS, evaluate, insufficient
+from tests.data.make import class_folders, shards
 from tests.evaluation import workspace
 
 FEW = {
@@ -141,3 +142,22 @@ def test_a_single_test_image_has_no_standard_error_but_valid_json(folder, hundre
     monkeypatch.setattr("selfsup.data.loader.open_split", one_test_label)
     evaluate("knn", params)
     assert read("knn")[0]["method"]["top1_se"] is None
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_images_of_rare_classes_take_no_part_and_that_is_said(folder, tmp_path, protocol, capsys):
+    shapes = {"big": 20, "many": 20, "pair": 2, "wide": 20}
+    shards(tmp_path / "made", source="image_folder", path=str(class_folders(tmp_path / "images", shapes)))
+    params = workspace.make(folder, tmp_path / "made", **FEW, data__source="image_folder", data__path="images")
+    evaluate(protocol, params)
+    _, details = read(protocol)
+    line = "2 images without a label are left out, among them all of 1 class with too few images (train 2)"
+    assert line in details["method"]["notes"] and f"{protocol}: {line}\n" in capsys.readouterr().out
+    assert details["images"] == {"train": 42, "validation": 6, "test": 12}
+    if protocol != "few_label":
+        assert {row["class"] for row in rows_of(f"evaluations/{protocol}/per_class.csv")} == {"big", "many", "wide"}
+
+
+def test_a_set_that_is_all_labelled_has_no_such_line(folder, hundred):
+    evaluate("knn", workspace.make(folder, hundred, evaluation__knn__k=[5]))
+    assert read("knn")[1]["method"]["notes"] == []

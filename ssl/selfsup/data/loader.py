@@ -43,11 +43,8 @@ class Split:
         self._bytes = np.concatenate([table["size"] for table in tables])
         self._shard = np.repeat(np.arange(len(tables)), [len(table["label"]) for table in tables])
         self.samples = len(self.labels)
-        self.classes = index.classes
-        self.mean, self.std = (
-            index.statistics.mean,
-            index.statistics.std,
-        )  # of the training split, 0..1
+        self.classes, self.rare = index.classes, index.rare
+        self.mean, self.std = index.statistics.mean, index.statistics.std  # of the training split, 0..1
         self.span = (index.range.low, index.range.high) if index.range else None
         self.checksum = index.checksum  # of the whole data set
 

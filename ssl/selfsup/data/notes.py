@@ -19,8 +19,9 @@ def rare(plan: Plan, data: Data) -> list[str]:
     classes, images = len(plan.rare) + len(plan.classes), sum(plan.rare.values())
     name = max(plan.rare, key=lambda each: plan.rare[each])
     what = "images" if data.group is None else "groups"
+    have = "has" if len(plan.rare) == 1 else "have"
     first = (
-        f"{len(plan.rare)} of {classes} classes have too few {what} for train, validation and test "
+        f"{len(plan.rare)} of {classes} classes {have} too few {what} for train, validation and test "
         f"(the largest is {name!r} with {plan.rare[name]} images)"
     )
     if data.rare == "drop":
@@ -44,16 +45,16 @@ def copied(found: copies.Found, counts: Copies, plan: Plan, data: Data) -> list[
         names = [plan.name(split, place) for split, place in zip((one, other), places, strict=True)]
         if data.duplicates == "fail":
             raise UserError(
-                f"data.duplicates: {names[0]} ({one}) and {names[1]} ({other}) are equal at {size} px, and so are "
-                f"{images} {other} images in all; remove the copies or set data.duplicates: drop"
+                f"data.duplicates: {names[0]} ({one}) and {names[1]} ({other}) are equal at {size} px "
+                f"(images of {other} that are also in {one}: {images}); remove the copies or set data.duplicates: drop"
             )
         if data.duplicates == "warn":
             notes.append(
-                f"{images} of {len(plan.numbers[other])} {other} images are also in {one}, equal at {size} px (such as "
-                f"{names[0]} and {names[1]}): accuracy on {other} is too high; set data.duplicates: drop"
+                f"images of {other} that are also in {one}: {images} of {len(plan.numbers[other])}, equal at {size} px "
+                f"(such as {names[0]} and {names[1]}): accuracy on {other} is too high; set data.duplicates: drop"
             )
     if data.duplicates == "drop" and counts.surplus:
-        notes.append(f"{counts.surplus} copies of images, equal at {size} px, are left out, as data.duplicates says")
+        notes.append(f"copies of images (equal at {size} px) are left out, as data.duplicates says: {counts.surplus}")
     if counts.relabelled:
         names = [plan.name(split, place) for split, place in copies.relabelled_example(found)]
         notes.append(

@@ -87,7 +87,8 @@ def evaluate(protocol: str, params: Params, inputs: Inputs | None = None) -> dic
         print(f"{protocol}: {MAJORITY}: {_line(results[MAJORITY].metrics, facts['uneven'])}")
         for line in not_above(results["method"], results[MAJORITY], sets[0].title):
             print(f"{protocol}: {line}")
-    for line in results["method"].details.get("notes", []):
+    results["method"].details.setdefault("notes", []).extend(without_label(labels, len(train.rare)))
+    for line in results["method"].details["notes"]:
         print(f"{protocol}: {line}")
     for row, why in missing.items():
         print(f"{protocol}: {row}: left out, {why}")
@@ -109,6 +110,16 @@ def insufficient(labels: Splits) -> str | None:
     if len(np.unique(labels.train[labels.train >= 0])) < 2:
         return "needs labels of at least two classes in the train split"
     return None
+
+
+def without_label(labels: Splits, rare: int) -> list[str]:
+    """A line on the images that no protocol reads; `rare` is the number of classes too small for every split."""
+    left = {split: int((values < 0).sum()) for split, values in zip(Splits._fields, labels, strict=True)}
+    if not any(left.values()):
+        return []
+    why = f", among them all of {rare} class{'es' * (rare > 1)} with too few images" if rare else ""
+    have = ", ".join(f"{split} {count}" for split, count in left.items() if count)
+    return [f"{sum(left.values())} images without a label are left out{why} ({have})"]
 
 
 def write_outcomes(
