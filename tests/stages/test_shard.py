@@ -51,7 +51,7 @@ def test_errors_are_one_line(workspace):
     change(workspace, "path: null  ", "path: nowhere  ")
     done = run(workspace)
     assert done.returncode == 1
-    assert done.stderr == "error: data.path: no folder nowhere; mend the path\n"
+    assert done.stderr == "error: data.path: no folder nowhere; fix the path\n"
     assert not (workspace / "data" / "shards").exists()
 
 

@@ -29,6 +29,7 @@ class Inputs(NamedTuple):
     sets: list[FeatureSet]
     missing: dict[str, str]  # baselines that are not there, with the reason
     features: dict[str, str]  # digests by row
+    rare: int  # classes with too few images for every split
 
     @property
     def weights(self) -> str:
@@ -51,7 +52,7 @@ def read_inputs(params: Params) -> Inputs:
     data = params.data.model_copy(update={"verify": "size", "cache": "none"})  # only labels are read here
     train, validation, test = (open_split("data/shards", split, data) for split in Splits._fields)
     labels = Splits(train.labels, validation.labels, test.labels)
-    return Inputs(labels, list(train.classes), sets, missing, {one.row: one.digest() for one in sets})
+    return Inputs(labels, list(train.classes), sets, missing, {one.row: one.digest() for one in sets}, len(train.rare))
 
 
 def evaluate(protocol: str, params: Params, inputs: Inputs | None = None) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def evaluate(protocol: str, params: Params, inputs: Inputs | None = None) -> dic
     the balance of the classes) and CSV tables.
     """
     module = importlib.import_module(f"selfsup.evaluation.{protocol}")
-    labels, classes, sets, missing, _ = inputs = inputs or read_inputs(params)
+    labels, classes, sets, missing, _, rare = inputs = inputs or read_inputs(params)
     metrics_path, folder = Path(f"metrics/evaluate/{protocol}.json"), Path(f"evaluations/{protocol}")
 
     head = {"method": params.method, "seed": params.seed, "computed_from": inputs.computed_from(protocol, params)}
@@ -87,7 +88,7 @@ def evaluate(protocol: str, params: Params, inputs: Inputs | None = None) -> dic
         print(f"{protocol}: {MAJORITY}: {_line(results[MAJORITY].metrics, facts['uneven'])}")
         for line in not_above(results["method"], results[MAJORITY], sets[0].title):
             print(f"{protocol}: {line}")
-    results["method"].details.setdefault("notes", []).extend(without_label(labels, len(train.rare)))
+    results["method"].details.setdefault("notes", []).extend(without_label(labels, rare))
     for line in results["method"].details["notes"]:
         print(f"{protocol}: {line}")
     for row, why in missing.items():
