@@ -37,6 +37,8 @@ SETTINGS: dict[str, dict[str, Any]] = {  # `clip` is amid the norms of the gradi
     "moco_v3": {"clip": 30, "optimizer": ADAMW, "temperature": 0.2, "momentum": [0.6, 1.0]},
     "swav": {"clip": 12, "optimizer": LARS, "temperature": 0.1, "eps": 0.05, "prototypes": 6, "frozen_epochs": 1,
              "queue": 20, "queue_epoch": 2, "crops": CROPS},
+    "sela_v2": {"clip": 25, "optimizer": SGD, "temperature": 0.1, "eps": 0.05, "heads": 3, "prototypes": 4,
+                "crops": CROPS},
     "dino": {"clip": 25, "optimizer": ADAMW, "temperature": 0.1, "teacher_temperature": 0.07,
              "teacher_temperature_start": 0.04, "teacher_warmup": 0.5, "momentum": [0.6, 1.0], "centre_momentum": 0.7,
              "outputs": 12, "frozen_epochs": 2, "decay_end": 2.0, "crops": CROPS},
@@ -51,7 +53,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # `clip` is amid the norms of the gradi
 class Pictures:
     """A split of images whose channels are of different brightness, so that normalising matters."""
 
-    samples, classes, mean, std = 26, ["a", "b", "c"], list(networks.MEAN), list(networks.STD)
+    samples, classes, mean, std = networks.SAMPLES, ["a", "b", "c"], list(networks.MEAN), list(networks.STD)
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -130,8 +132,9 @@ def test_the_loop_equals_a_plain_one(method, tmp_path, monkeypatch):
     net = methods.METHODS[method](SETTINGS[method]).double()
     net.load_state_dict(run.start)
     rule = SETTINGS[method]["optimizer"]
-    norms = trainer.train(net, [views for _, views in run.steps], rule, per_epoch=3, warmup=3 * WARMUP,
-                        peak=rule["lr"] * BATCH / 256, clip=clip)  # fmt: skip
+    images, views = Pictures().images.double() / 255, [views for _, views in run.steps]
+    peak = rule["lr"] * BATCH / 256
+    norms = trainer.train(net, images, views, rule, per_epoch=3, warmup=3 * WARMUP, peak=peak, clip=clip)
     differences = apart(run.end, state(net))
     worst = max(differences, key=lambda name: differences[name])
     print(f"{method}: {differences[worst]:.1e} ({worst}); gradients from {min(norms):.2g} to {max(norms):.2g}")

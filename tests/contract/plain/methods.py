@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.contract.plain.networks import HEAD, Backbone, Block, head, head_with_norm
+from tests.contract.plain.networks import HEAD, SAMPLES, Backbone, Block, head, head_with_norm
 from tests.contract.plain.trainer import Method, Now
 
 
@@ -24,10 +24,10 @@ def one_hot(labels: Tensor, count: int) -> Tensor:
     return torch.eye(count, dtype=torch.float64)[labels]
 
 
-def codes(scores: Tensor, eps: float) -> Tensor:  # [N K] -> [N K]
-    """Caron et al. 2020, arXiv:2006.09882, section 3.1: three rounds, and rows that sum to 1 at the end."""
+def codes(scores: Tensor, eps: float, rounds: int = 3) -> Tensor:  # [N K] -> [N K]
+    """Caron et al. 2020, arXiv:2006.09882, section 3.1; rows sum to 1 at the end."""
     q = (scores / eps).exp()
-    for _ in range(3):
+    for _ in range(rounds):
         q = q / q.sum(0, keepdim=True) / q.shape[1]
         q = q / q.sum(1, keepdim=True) / q.shape[0]
     return q * q.shape[0]
@@ -207,6 +207,46 @@ class SwAV(Projected):
         return name == "prototypes" and now.epoch < self.settings["frozen_epochs"]
 
 
+class SeLaV2(Projected):
+    """Caron et al. 2020, appendix: before an epoch, 20 rounds of Sinkhorn-Knopp over what the last one stored."""
+
+    def __init__(self, settings: Mapping[str, Any]):
+        super().__init__(settings)
+        heads, count = settings["heads"], settings["prototypes"]
+        self.prototypes = nn.Parameter(torch.zeros(heads, count, HEAD[1]))
+        self.register_buffer("bank", torch.zeros(2, SAMPLES, HEAD[1]))
+        self.register_buffer("labels", torch.zeros(heads, SAMPLES, dtype=torch.int64))
+        self.register_buffer("used", torch.zeros(()))
+
+    @torch.no_grad()
+    def before_epoch(self, now: Now, images: Tensor) -> None:
+        if now.step == 0:
+            self.eval()
+            z = self.z(images)
+            z = z - z.mean(0)
+            self.bank = (z / z.norm(dim=1, keepdim=True)).expand(2, -1, -1).clone()
+            self.train()
+        for i, own in enumerate(self.prototypes):
+            self.labels[i] = codes(self.bank[i % 2] @ own.mT, self.settings["eps"], 20).argmax(1)
+        self.used.fill_(sum(len(set(own.tolist())) for own in self.labels) / self.prototypes[:, :, 0].numel())
+
+    def loss(self, views: Sequence[Tensor], now: Now) -> Tensor:
+        *crops, self.ids = views
+        z = self.projector(of_views(self.backbone, crops))
+        z = (z / z.norm(dim=1, keepdim=True)).chunk(len(crops))
+        self.new = torch.stack([x.detach() for x in z[:2]])
+        terms = [
+            cross_entropy(one_hot(labels[self.ids], len(own)), x @ own.mT / self.settings["temperature"])
+            for x in z
+            for labels, own in zip(self.labels, self.prototypes, strict=True)
+        ]
+        return sum(terms) / len(terms)
+
+    def after(self, now: Now) -> None:
+        self.prototypes.data = self.prototypes.data / self.prototypes.data.norm(dim=2, keepdim=True)
+        self.bank[:, self.ids] = self.new
+
+
 class Directions(nn.Linear):
     """A last layer of unit weights on unit inputs."""
 
@@ -340,6 +380,7 @@ METHODS: Mapping[str, type[Plain]] = {
     "moco": MoCo,
     "moco_v3": MoCoV3,
     "swav": SwAV,
+    "sela_v2": SeLaV2,
     "dino": DINO,
     "mae": MAE,
     "rotation": Rotation,

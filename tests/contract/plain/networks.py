@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MEAN, STD = (0.3, 0.5, 0.6), (0.1, 0.3, 0.2)  # of the images' channels, as different as no grey image's
+SAMPLES = 26  # images of the whole set
 HEAD = (12, 10)  # hidden and output width of a projector
 
 

@@ -36,6 +36,9 @@ class Method(nn.Module):
     def loss(self, views: Any, now: Now) -> Tensor:
         raise NotImplementedError
 
+    def before_epoch(self, now: Now, images: Tensor) -> None:
+        """Before an epoch's first step; `images` are the whole set, by number."""
+
     def after(self, now: Now) -> None:
         """After the optimiser's step."""
 
@@ -81,6 +84,7 @@ def move(p: Tensor, g: Tensor, kept: dict[str, Any], rate: float, decay: float, 
 
 def train(
     net: Method,
+    images: Tensor,
     batches: Sequence[Any],
     rule: Mapping[str, Any],
     *,
@@ -89,13 +93,15 @@ def train(
     peak: float,
     clip: float,
 ) -> list[float]:
-    """A step for each of the batches' views; the norms of the gradients before they are clipped."""
+    """A step for each of the batches' views, of `images` in all; the norms of the gradients before they are clipped."""
     learning = trained(net)
     kept: dict[str, dict[str, Any]] = {name: {} for name in learning}
     norms = []
     net.train()
     for step, views in enumerate(batches):
         now = Now(step, len(batches), per_epoch)
+        if step % per_epoch == 0:
+            net.before_epoch(now, images)
         found = torch.autograd.grad(net.loss(views, now), list(learning.values()))
         gradients = dict(zip(learning, found, strict=True))
         norms.append(math.sqrt(sum(g.square().sum().item() for g in gradients.values())))
