@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 
-.PHONY: help env reproduce test fuzz kills soak lint lint-docker study ui lock clean clean-resume clean-cache
+.PHONY: help env reproduce test fuzz kills soak lint lint-docker study table ui lock clean clean-resume clean-cache
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -64,6 +64,9 @@ lint-docker: env  ## check the Dockerfile
 
 study: env  ## run one of the textbooks' experiments: make study NAME=temperature; all: studies/*.yaml
 	.venv/bin/python studies/run.py $(NAME)
+
+table: env  ## print the experiments' accuracies; those that are not of their experiment are left out, with the reason
+	.venv/bin/python -m selfsup.report.table
 
 ui: env  ## show the runs at 127.0.0.1:PORT (5000)
 	.venv/bin/python -m selfsup.tracking_store mlflow.db

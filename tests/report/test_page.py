@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from selfsup import digests
 from selfsup.data.shards import write
+from selfsup.errors import UserError
 from selfsup.evaluation.result import Splits
 from selfsup.evaluation.run import evaluate
 from selfsup.report import page, pictures
@@ -291,3 +293,38 @@ def test_a_matrix_counts_by_actual_class():
     scores = Scores("linear", predicted={"method": np.array([1, 1, 0])}, label=np.array([0, 0, 0]))
     assert page.confusion_matrix([scores], ["a", "b"]) == [[(1, 1 / 3), (2, 2 / 3)], [(0, 0.0), (0, 0.0)]]
     assert page.confusion_matrix([scores], [str(i) for i in range(50)]) is None
+
+
+def test_figures_of_other_features_or_parameters_are_left_out_with_the_command_to_run(folder, hundred):
+    """As after `pretrain` and `extract` alone, or a protocol whose parameters were changed and that was not run."""
+    before = finished(folder, hundred, ("knn", "linear"), evaluation__protocols=["knn", "linear"])
+    features = np.load("features/pretrained/test.npy")
+    np.save("features/pretrained/test.npy", features[::-1])
+    _, checker = report(before)
+    said = " ".join(checker.texts)
+    for protocol in ("knn", "linear"):
+        why = "left out, as its figures are computed from other features of simclr"
+        assert f"{protocol}: {why}; run dvc repro evaluate@{protocol}" in said
+    assert "How good are the features?" not in said
+    np.save("features/pretrained/test.npy", features)
+    changed = make_params(**QUICK, data__cache="none", evaluation__protocols=["knn", "linear"], evaluation__knn__k=[7])
+    _, checker = report(changed)
+    said = " ".join(checker.texts)
+    assert "knn: left out, as its figures are computed from other parameters; run dvc repro evaluate@knn" in said
+    assert "How good are the features?" in said and "linear: left out" not in said
+
+
+def test_features_of_another_method_or_of_other_weights_are_refused(folder, hundred):
+    params = finished(folder, hundred, ())
+    with pytest.raises(UserError, match=r"of simclr, but params.yaml has method byol; run dvc repro extract"):
+        report(params.model_copy(update={"method": "byol"}))
+    Path("models/pretrained/task.safetensors").write_bytes(b"of another training")
+    with pytest.raises(UserError, match=r"not extracted from models/\S+; run dvc repro extract"):
+        report(params)
+    with pytest.raises(UserError, match="not extracted from"):
+        evaluate("knn", params)
+    assert not Path("metrics/evaluate/knn.json").exists()
+    meta = Path("features/pretrained/meta.json")
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"weights": digests.of_files(page.WEIGHTS)}))
+    _, checker = report(params)
+    assert "412,345" not in " ".join(checker.texts)  # what metrics/pretrain.json says is of yet another training

@@ -17,6 +17,7 @@ from selfsup.evaluation.features import FeatureSet, check_current, find
 from selfsup.evaluation.result import Result, Splits
 from selfsup.files import replaced, write_json
 from selfsup.params import Evaluation, Params
+from selfsup.strict import Strict
 
 PROTOCOLS = sorted(set(Evaluation.model_fields) - {"protocols"})
 
@@ -38,9 +39,13 @@ class Inputs(NamedTuple):
 
     def computed_from(self, protocol: str, params: Params) -> dict[str, Any]:
         """Digests of all that a protocol's figures are a function of."""
-        values = [params.seed, sorted(params.baselines), getattr(params.evaluation, protocol).model_dump()]
-        labels, parameters = digests.of_arrays(*self.labels), digests.of_values(values)
-        return {"labels": labels, "parameters": parameters, "features": self.features}
+        parameters = settings(getattr(params.evaluation, protocol), params.seed, params.baselines)
+        return {"labels": digests.of_arrays(*self.labels), "parameters": parameters, "features": self.features}
+
+
+def settings(block: Strict, seed: int, baselines: Sequence[str]) -> str:
+    """Digest of the parameters that decide a protocol's figures; `block` is its own in `params.yaml`."""
+    return digests.of_values([block.model_dump(), seed, sorted(baselines)])
 
 
 def read_inputs(params: Params) -> Inputs:
