@@ -77,13 +77,13 @@ def held_out_groups(labels: np.ndarray, keys: np.ndarray, share: float, groups: 
         left[pairs[1][of]] -= 1
         chosen[number] = True
 
-    order = np.argsort(first, kind="stable")
-    for number in order.tolist():
+    for number in np.argsort(first, kind="stable").tolist():
         if gain(number) > 0:
             take(number)
     for label in np.flatnonzero((found == 0) & (size > 0)).tolist():
-        own = [number for number in order.tolist() if label in pairs[1][ends[number] : ends[number + 1]]]
-        if found[label] == 0 and gain(best := max(own, key=gain)) > -np.inf:
+        own = pairs[0][pairs[1] == label]
+        best = max(own[np.argsort(first[own], kind="stable")].tolist(), key=gain)
+        if found[label] == 0 and gain(best) > -np.inf:
             take(best)
     return chosen[group]
 
