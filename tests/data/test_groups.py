@@ -125,6 +125,7 @@ def test_a_class_of_too_few_groups_is_rare_however_many_images_it_has(tmp_path):
     index = load_index(tmp_path / "shards")
     assert index.classes == ["a", "b"] and index.rare == {"c": 30}
     assert index.notes[0].startswith("1 of 3 classes has too few groups for train, validation and test (the largest")
+    assert index.notes[0].endswith("leave them out; add groups, or set data.rare: drop")
     assert sum(name.startswith("c/") for name in splits["train"].names) == 30
 
 

@@ -88,6 +88,7 @@ def test_a_limit_makes_classes_rare_and_leaves_the_test_split_alone(tmp_path):
     splits = shards(tmp_path / "some", **options, limit=10)
     index = load_index(tmp_path / "some")
     assert index.classes == ["big", "many"] and set(index.rare) == {"small"}
+    assert index.notes[0].endswith("leave them out; raise data.limit, or set data.rare: drop")
     assert splits["test"].names == whole["test"].names
     assert classes_of(splits["test"], labels=False) == ["small"]
     assert splits["train"].samples + splits["validation"].samples == 10

@@ -19,6 +19,7 @@ def rare(plan: Plan, data: Data) -> list[str]:
     classes, images = len(plan.rare) + len(plan.classes), sum(plan.rare.values())
     name = max(plan.rare, key=lambda each: plan.rare[each])
     what = "images" if data.group is None else "groups"
+    helps = f"add {what}" if data.limit is None else "raise data.limit"
     have = "has" if len(plan.rare) == 1 else "have"
     first = (
         f"{len(plan.rare)} of {classes} classes {have} too few {what} for train, validation and test "
@@ -31,7 +32,7 @@ def rare(plan: Plan, data: Data) -> list[str]:
     )
     return [
         f"{first}: their {images} images have no label ({where or 'none in a split'}), so that knn, linear, few_label "
-        "and the supervised baseline leave them out; add images, or set data.rare: drop"
+        f"and the supervised baseline leave them out; {helps}, or set data.rare: drop"
     ]
 
 
