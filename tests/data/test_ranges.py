@@ -274,6 +274,11 @@ def test_numbers_are_what_the_file_says(name):
     assert np.asarray(decode.load(content, span=span))[0, :, 0].tolist() == levels
 
 
+def test_signed_numbers_are_averaged_as_signed_ones():
+    board = np.where(np.indices((64, 64)).sum(0) % 2, -20, 20).astype(np.int8)  # as 0..255 its mean would be 128: -128
+    assert np.abs(np.asarray(decode.load(tiff(board), 8, (-128, 127))).astype(int) - 128).max() <= 1
+
+
 BAND = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
 REFUSED = {
     "NaN": (tiff(np.array([[0, np.nan, 1]], np.float32)), "1 of its 3 pixels are NaN or infinite"),

@@ -191,9 +191,8 @@ def _numbers(image: Image.Image) -> str:
 
 def _mapped(image: Image.Image, numbers: str, span: Span | None, survey: Survey | None) -> Image.Image:
     """The image in mode L, by the line of its set."""
-    values = np.asarray(image)
-    # Pillow shows 8 signed bits as 0..255, 32 unsigned ones with a sign, and big-endian ones as they are
-    values = values.view(numbers) if numbers in ("int8", "uint32") else values.astype(numbers, copy=False)
+    # Pillow shows 8 signed bits as 0..255 and 32 unsigned ones with a sign: the conversion takes the same bits.
+    values = np.asarray(image).astype(numbers, copy=False)
     if unusable := values.size - int(np.count_nonzero(np.isfinite(values))):
         raise Unreadable(f"{unusable:,} of its {values.size:,} pixels are NaN or infinite")
     if span is None:

@@ -19,10 +19,9 @@ class Moments:
     images: int = 0
     mean: np.ndarray = field(default_factory=lambda: np.zeros(3))  # sum of the images' means in 0..1
     square: np.ndarray = field(default_factory=lambda: np.zeros(3))  # sum of their mean squares
-    low: np.ndarray = field(
-        default_factory=lambda: np.full(3, 255)
-    )  # extremes in 0..255 so far, or any once they differ
+    low: np.ndarray = field(default_factory=lambda: np.full(3, 255))  # extremes in 0..255 until all channels varied
     high: np.ndarray = field(default_factory=lambda: np.zeros(3, int))
+    varied: bool = False  # whether each channel has had two values
 
     def add(self, pixels: np.ndarray) -> None:
         """Count an image, uint8 [3 H W]. Its sums are of integers, so exact."""
@@ -31,8 +30,9 @@ class Moments:
         self.images += 1
         self.mean += total / (255 * values.shape[1])
         self.square += squares / (255**2 * values.shape[1])
-        if (self.low >= self.high).any():  # a channel has had one value so far, or there has been no image
+        if not self.varied:
             self.low, self.high = np.minimum(self.low, values.min(1)), np.maximum(self.high, values.max(1))
+            self.varied = bool((self.low < self.high).all())
 
 
 def measure(parts: Sequence[Moments]) -> tuple[Statistics, list[str]]:
