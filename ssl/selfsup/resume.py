@@ -56,7 +56,7 @@ class Left:
 
     def title(self) -> str:
         if self.of is None:
-            return f"{self.folder.name.rpartition('-')[0]}, of an earlier version"
+            return f"{self.folder.name.rpartition('-')[0]}, {'of an earlier version' if self.step else 'no checkpoint'}"
         epochs = flat(self.of).get("pretrain.epochs")
         return f"{self.of.get('stage')} {self.of.get('method')}, {epochs} epochs, seed {self.of.get('seed')}"
 
