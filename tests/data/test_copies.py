@@ -152,3 +152,12 @@ def test_find_against_a_slow_search():
         key for key, label in everything if label >= 0 and any(key == k and label != x >= 0 for k, x in everything)
     ]
     assert counts.relabelled == len(relabelled) > 0
+
+
+def test_black_edges_are_pixels_and_not_padding(tmp_path):
+    root = class_folders(tmp_path / "images", {".": 10})
+    wider = Image.new("RGB", (9, 9))
+    wider.paste(Image.open(root / "000.png"))
+    wider.save(root / "wider.png")
+    write(data(source="image_folder", path=str(root)), 0, tmp_path / "shards", processes=1)
+    assert load_index(tmp_path / "shards").copies.surplus == 0

@@ -103,3 +103,11 @@ def test_a_table_of_groups_is_watched_by_its_bytes(tmp_path):
     assert watched(values) == before
     table.write_text("name,patients")
     assert watched(values) != before
+
+
+def test_a_listing_sees_another_size_at_the_same_time(root):
+    values, path = data(source="image_folder", path=str(root), watch="listing"), root / "a/000.png"
+    before, info = watched(values), path.stat()
+    path.write_bytes(path.read_bytes() + b"x")
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert watched(values) != before
