@@ -47,6 +47,14 @@ def test_sparse_and_empty_columns():
     assert charts.curves({"epoch": np.arange(3.0)}) is None
 
 
+def test_spreads_end_where_accuracies_do():
+    drawn = charts.dots({"kNN": {"method": (1.0, 0.2), "majority": (0.05, 0.2)}}, {"method": "a", "majority": "b"})
+    ticks = [int(text.replace("\u2212", "-")) for text in re.findall(r">([\u2212-]?\d+)<", drawn)]
+    assert max(ticks) <= 112 and min(ticks) >= -12
+    drawn = charts.few_labels({"method": [(10, 1.0, 0.4), (50, 0.5, 0.1)]}, {"method": "a"})
+    assert not re.search(r">1[1-9]\d<", drawn)
+
+
 def test_few_label_points_of_equal_size_are_one():
     series = {"method": [(10, 0.5, 0.1), (10, 0.5, 0.1), (50, 0.6, 0.1)], "pixels": [(10, 0.4, 0.0)]}
     drawn = charts.few_labels(series, {"method": "byol", "pixels": "raw pixels"})

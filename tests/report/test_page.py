@@ -11,7 +11,7 @@ from PIL import Image
 from selfsup import digests
 from selfsup.data.shards import write
 from selfsup.errors import UserError
-from selfsup.evaluation.result import Splits
+from selfsup.evaluation.result import Splits, scored
 from selfsup.evaluation.run import evaluate
 from selfsup.report import page, pictures
 from selfsup.report.scores import Scores
@@ -96,6 +96,7 @@ def test_a_complete_page(folder, hundred):
     assert "source: digits" in said  # the parameters
     assert "1000 labels per class left out" in said
     assert text.count("<svg") == 3
+    assert "Everything chosen, such as knn: k, linear: C, was chosen" in " ".join(said.split())
 
 
 def test_the_page_is_self_contained(folder, hundred):
@@ -147,6 +148,16 @@ def test_a_lopsided_set_of_noise_is_not_said_to_be_learnt(folder, tmp_path_facto
     assert "balanced, %" in said
     assert said.count("majority class") >= 4  # two tables, the chart and the headline
     assert "1 % 3 of 118 labels" in said and "100 % all 118 labels" in said
+
+
+def test_a_page_without_choices_names_none(folder, hundred):
+    params = finished(folder, hundred, ())
+    few = {"majority": {"per_class_1": np.ones(5, bool)}, "method": {"per_class_1": np.ones((2, 5), bool)}}
+    scores = Scores("few_label", {row: scored(own, np.arange(5)) for row, own in few.items()}, few)
+    assert page.choices([scores]) == []
+    evaluate("few_label", params)
+    _, checker = report(params)
+    assert "Everything chosen was chosen on the validation split" in " ".join(" ".join(checker.texts).split())
 
 
 def test_even_classes_have_no_balanced_table(folder, hundred):

@@ -44,6 +44,70 @@ def test_cells_are_percent_with_the_spread_of_their_protocol():
     assert [(c.cells[0].text, c.cells[0].spread) for c in found] == [("90.0", "1.0"), ("60.0", "10.0")]
 
 
+def test_draws_that_all_agree_have_no_spread():
+    _, (column,) = columns([few(method={"percent_1": [0.8, 0.8, 0.8]})])
+    assert (column.cells[0].text, column.cells[0].spread) == ("80.0", "")
+    one = linear(method=0.9)
+    for spread, shown in ((0.0004, "< 0.1"), (0.0006, "0.1"), (None, "")):
+        one.metrics["method"]["top1_se"] = spread
+        assert columns([one])[1][0].cells[0].spread == shown
+
+
+def test_balanced_columns_rank_by_class_balanced_accuracy():
+    label = np.repeat([0, 1], [90, 10])
+    outcomes = {"method": {"top1": np.arange(100) % 5 > 0}, "majority": {"top1": label == 0}}
+    scores = Scores("knn", {row: scored(own, label) for row, own in outcomes.items()}, outcomes, label=label)
+    _, (plain,) = columns([scores])
+    assert [(cell.text, cell.best) for cell in plain.cells] == [("80.0", False), ("90.0", True)]
+    _, (balanced,) = columns([scores], balanced=True)
+    assert [(cell.text, cell.best) for cell in balanced.cells] == [("80.0", True), ("50.0", False)]
+
+
+def test_headline_judges_an_uneven_set_by_both_accuracies():
+    label = np.repeat([0, 1], [90, 10])
+    outcomes = {"method": {"top1": np.arange(100) % 5 > 0}, "majority": {"top1": label == 0}}
+    scores = Scores("linear", {row: scored(own, label) for row, own in outcomes.items()}, outcomes, label=label)
+    counts = {"train": {"smallest": 10, "largest": 90}, "test": {"smallest": 10, "largest": 90, "classes": 2}}
+    scores.details = {"balance": {"uneven": True, "commonest": "cat", **counts}}
+    first, second, third = headline([scores], "byol")
+    assert first.startswith("Linear probe with all labels: majority class wins with 90.0 %")
+    assert second.startswith(
+        "byol does not beat the majority class: answering “cat” for every image is right for 90.0 %"
+    )
+    assert "byol reaches a class-balanced accuracy of 80.0 %; any constant answer has 50.0 %: +30.0 ±" in third
+    assert third.endswith("more than the spread.")
+
+
+def test_few_labels_of_an_uneven_set_are_judged_by_balanced_accuracy():
+    label = np.repeat([0, 1], [90, 10])
+    outcomes = {
+        "method": {"per_class_1": np.tile(np.arange(100) % 5 > 0, (3, 1))},
+        "majority": {"per_class_1": label == 0},
+    }
+    metrics = {row: scored(own, label) for row, own in outcomes.items()}
+    scores = Scores("few_label", metrics, outcomes, label=label)
+    assert headline([scores], "byol")[0].startswith("With few labels it does not pay")
+    scores.details = {"balance": {"uneven": True}}
+    assert headline([scores], "byol")[0].startswith(
+        "With few labels it pays by class-balanced accuracy: byol is ahead of"
+    )
+
+
+def test_a_difference_on_one_image_has_no_spread_to_show():
+    first, second = headline(
+        [
+            Scores(
+                "knn",
+                {row: {} for row in ("method", "pixels")},
+                {"method": {"top1": np.array([True])}, "pixels": {"top1": np.array([False])}},
+            )
+        ],
+        "byol",
+    )
+    assert "inf" not in first + second
+    assert "differ by 100.0 points, of a single test image, which has no spread" in first
+
+
 def test_a_row_that_a_protocol_lacks_has_an_empty_cell():
     rows, found = columns([linear(method=0.9, pixels=0.5), few(method={"percent_1": [0.5, 0.6]})])
     assert rows == ["method", "pixels"]
@@ -94,7 +158,7 @@ def test_few_labels_pay_only_ahead_of_both_label_free_baselines():
     }
     (sentence,) = headline([few(**rows)], "mae")
     assert sentence.startswith(
-        "With few labels it pays: mae is ahead of raw pixels and random weights at 1 per class (+20.0"
+        "With few labels it pays: mae is ahead of all of raw pixels and random weights at 1 per class (+20.0"
     )
     assert "not at 5 per class (-10.0 ± 1.8 points), 10 % (" in sentence
     (sentence,) = headline([few(method=rows["pixels"], pixels=rows["method"])], "mae")

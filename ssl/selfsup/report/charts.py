@@ -87,9 +87,8 @@ def dots(panels: Mapping[str, Mapping[str, tuple[float, float]]], names: Mapping
         axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True).ravel()
         for axis, (title, rows) in zip(axes, panels.items(), strict=True):
             for y, (row, (mean, spread)) in enumerate(reversed(list(rows.items()))):
-                axis.errorbar(
-                    100 * mean, y, xerr=100 * spread, color=COLOURS[row], fmt="o", markersize=7, linewidth=2.4
-                )
+                ends = [[100 * min(spread, mean)], [100 * min(spread, 1 - mean)]]  # an accuracy lies in 0..100 %
+                axis.errorbar(100 * mean, y, xerr=ends, color=COLOURS[row], fmt="o", markersize=7, linewidth=2.4)
                 axis.annotate(f"{100 * mean:.1f}", (100 * mean, y), (0, 8), textcoords="offset points", ha="center")
             axis.set_yticks(range(len(rows)), [names[row] for row in reversed(list(rows))])
             axis.set_ylim(-0.5, len(rows) - 0.25)
@@ -99,7 +98,8 @@ def dots(panels: Mapping[str, Mapping[str, tuple[float, float]]], names: Mapping
             axis.tick_params(labelbottom=True)
         axes[-1].set_xlabel("test accuracy, %")
 
-    return svg(draw, 4.8, 1.7 * len(panels) + 0.2)
+    rows = max(map(len, panels.values()))
+    return svg(draw, 4.8, (0.5 + 0.32 * rows) * len(panels) + 0.2)
 
 
 def few_labels(series: Mapping[str, Sequence[tuple[int, float, float]]], names: Mapping[str, str]) -> str:
@@ -109,7 +109,8 @@ def few_labels(series: Mapping[str, Sequence[tuple[int, float, float]]], names: 
         axis = figure.subplots()
         for row, points in series.items():
             n, mean, spread = (np.array(values) for values in zip(*sorted(set(points)), strict=True))
-            axis.fill_between(n, 100 * (mean - spread), 100 * (mean + spread), color=COLOURS[row], alpha=0.16, lw=0)
+            low, high = (100 * np.clip(mean + side * spread, 0, 1) for side in (-1, 1))
+            axis.fill_between(n, low, high, color=COLOURS[row], alpha=0.16, lw=0)
             axis.plot(n, 100 * mean, color=COLOURS[row], marker="o", markersize=4, linewidth=1.8, label=names[row])
         axis.set_xscale("log")
         every = sorted({n for points in series.values() for n, _, _ in points})
@@ -118,7 +119,7 @@ def few_labels(series: Mapping[str, Sequence[tuple[int, float, float]]], names: 
         axis.minorticks_off()
         axis.set_xlabel("labelled training images (log scale)")
         axis.set_ylabel("test accuracy, %")
-        axis.legend(frameon=False, loc="lower right")
+        figure.legend(frameon=False, loc="outside lower center", ncols=3)  # where no line can cross it
 
     return svg(draw, 4.8, 3.6)
 

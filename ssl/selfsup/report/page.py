@@ -157,9 +157,9 @@ def choices(scores: Sequence[Scores]) -> list[tuple[str, dict[str, str]]]:
     found = []
     for one in scores:
         for key in ("k", "c"):
-            if one.metrics and all(key in values for values in one.metrics.values()):
-                title = f"{one.protocol}: {key.upper() if key == 'c' else key}"
-                found.append((title, {row: f"{values[key]:g}" for row, values in one.metrics.items()}))
+            own = {row: f"{values[key]:g}" for row, values in one.metrics.items() if key in values}
+            if own:
+                found.append((f"{one.protocol}: {key.upper() if key == 'c' else key}", own))
     return found
 
 

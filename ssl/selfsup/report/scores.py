@@ -139,8 +139,15 @@ def _cells(scores: Scores, key: str, rows: Sequence[str], balanced: bool) -> lis
             continue
         spread = scores.metrics[row].get(f"{name}_se", scores.metrics[row].get(f"{name}_std"))
         best = ranking is not None and ranking.best == row and ranking.difference.exceeds
-        cells.append(Cell(percent(scores.metrics[row][name]), "" if spread is None else percent(spread), best))
+        cells.append(Cell(percent(scores.metrics[row][name]), _spread(spread), best))
     return cells
+
+
+def _spread(share: float | None) -> str:
+    """Percent; nothing where a single image has no spread (None), or where draws that all agree tell nothing of it."""
+    if share is None or share < 1e-9:
+        return ""
+    return percent(share) if share >= 0.0005 else "< 0.1"
 
 
 def percent(share: float) -> str:
@@ -243,7 +250,9 @@ def _few_labels(scores: Scores, name: str) -> str:
     if not rivals or not own:
         return ""
     label = scores.label if scores.uneven else None
-    names = " and ".join(", ".join(NAMES[row] for row in rivals).rsplit(", ", 1))
+    names = ("all of " if len(rivals) > 1 else "") + " and ".join(
+        ", ".join(NAMES[row] for row in rivals).rsplit(", ", 1)
+    )
     pays: list[str] = []
     not_so: list[str] = []
     for key in own:
