@@ -81,7 +81,7 @@ def end_with_parent() -> None:
 def quiet_when_left_alone() -> Iterator[None]:
     """A collective that fails because another process died is no fault of this one: the launcher says whose it was.
 
-    To be entered last, as a tracker's farewell may take longer than the launcher waits to hear of it.
+    To be entered last, as the end of a tracker may take longer than the launcher waits to hear of it.
     """
     try:
         yield
@@ -94,7 +94,7 @@ def quiet_when_left_alone() -> Iterator[None]:
         while time.monotonic() < until and not Path(os.environ[WORKERS], "judged").exists():
             time.sleep(0.1)
         sys.stdout.flush()
-        os._exit(_LEFT_ALONE)  # at once: nobody answers to the farewells of collectives
+        os._exit(_LEFT_ALONE)  # at once: no process answers when collectives shut down
 
 
 def relaunch(count: int) -> bool:

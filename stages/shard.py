@@ -23,10 +23,11 @@ def main() -> None:
             run.metrics({f"images.{split}": index.samples(split) for split in index.splits}, 0)
             run.metrics({"skipped": index.skipped_count}, 0)
             run.artifact("data/shards/index.json")
+        classes = f"{len(index.classes)} {'class' if len(index.classes) == 1 else 'classes'}"
         counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
         left_out = ", ".join(f"{count:,} {kind}" for kind, count in index.left_out.items())
         print(
-            f"{counts} images; {len(index.classes)} classes; {index.skipped_count} skipped"
+            f"{counts} images; {classes}; {index.skipped_count} skipped"
             + (f"; left out: {left_out}" if left_out else "")
         )
         for note in index.notes:

@@ -182,7 +182,7 @@ def test_the_command_runs_every_setting_and_stops_at_one_that_fails(tmp_path, mo
     monkeypatch.setitem(space, "readings", readings)
     monkeypatch.setattr(subprocess, "run", fake)
     monkeypatch.setattr(sys, "argv", ["run.py", "s", "--seeds", "4", "-S", "pretrain.epochs=1"])
-    with pytest.raises(UserError, match=r"one, size x, seed 4 failed; mend it and run the same command again"):
+    with pytest.raises(UserError, match=r"one, size x, seed 4 failed; fix the error above"):
         script["main"]()
     assert [words[:3] for words, _ in called] == [["dvc", "exp", "run"]] * 3
     assert called[0][0][-4:] == ["-S", "b=8", "-S", "seed=4"] and "pretrain.epochs=1" in called[0][0]

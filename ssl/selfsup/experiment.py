@@ -31,7 +31,9 @@ def experiment(root: Path, overrides: Sequence[str], title: str) -> Iterator[Non
     try:
         words = [word for override in overrides for word in ("-S", override)]
         if subprocess.run(["dvc", "exp", "run", "evaluate", *words], cwd=root).returncode:
-            raise UserError(f"{title} failed; mend it and run the same command again: what is done is kept")
+            raise UserError(
+                f"{title} failed; fix the error above, then run the same command again: what is done is kept"
+            )
         yield
     finally:
         before.replace(params)

@@ -27,7 +27,7 @@ with interruption.Interruption(timedelta(seconds=9)) as asked:
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("whole", [True, False])
 def test_the_end_comes_in_time_and_its_status_says_whether_the_checkpoint_was_written(name, whole):
-    """A farewell that takes long is cut short; a step that takes long is no stop after a checkpoint."""
+    """An ending that takes long is cut short; a step that takes long is no stop after a checkpoint."""
     command = [sys.executable, "-c", ASKED.format(name=name, whole=whole)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == (128 + signal.Signals[name] if whole else -signal.SIGALRM)

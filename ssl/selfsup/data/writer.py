@@ -111,7 +111,7 @@ def _run(jobs: list[Job], read: Callable[[Any], bytes], processes: int, survey: 
             return [future.result() for future in futures]
         except BrokenProcessPool:
             raise UserError(
-                "shard: a worker process was killed, probably for want of memory; free some memory"
+                "shard: a worker process was killed, probably because memory ran out; free some memory"
             ) from None
         finally:
             stop.set()

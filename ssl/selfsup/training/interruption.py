@@ -66,6 +66,6 @@ class Interruption:
             _log.warning(
                 "\nstopped by %s after step %d, checkpoint written; %s", signal.Signals(number).name, step, again
             )
-        if self._before:  # the alarm finds a farewell that takes long, such as a tracker's: nothing is lost without it
+        if self._before:  # the alarm finds an ending that takes long, such as a tracker's: nothing is lost without it
             signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
         raise SystemExit(128 + number)
