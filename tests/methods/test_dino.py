@@ -47,7 +47,8 @@ def test_equals_the_paper(hundred, fraction):
         task.centre.copy_(torch.linspace(-1, 1, 24))
     moved(task.teacher)
     student, teacher = outputs((task.backbone, task.head), crops), outputs(task.teacher, crops[:2])
-    sharp = 0.04 + 0.03 * min(1, fraction / block["teacher_warmup"])
+    start, end = block["teacher_temperature_start"], block["teacher_temperature"]
+    sharp = start + (end - start) * min(1, fraction / block["teacher_warmup"])
     terms = []
     for i, t in enumerate(teacher):
         for v, s in enumerate(student):
@@ -85,7 +86,8 @@ def test_the_centre_and_the_teacher_follow_by_momentum(hundred):
     m = 1 - (1 - block["momentum"][0]) / 2
     for before, p in zip(start, task.teacher[1].parameters(), strict=True):
         torch.testing.assert_close(p.detach(), before + 1 - m, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(task.centre, 0.9 * 0.5 + 0.1 * carry["centre"], rtol=1e-12, atol=1e-12)
+    kept = block["centre_momentum"]
+    torch.testing.assert_close(task.centre, kept * 0.5 + (1 - kept) * carry["centre"], rtol=1e-12, atol=1e-12)
 
 
 def test_without_a_warm_up_the_teachers_temperature_is_the_final_one_at_once(hundred):

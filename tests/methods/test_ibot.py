@@ -122,7 +122,7 @@ def test_patches_have_a_centre_of_their_own(hundred):
     task.after_step(task(views, START).carry, START)
     for centre, logits in ((task.patch_centre, everything[:2]), (task.centre, everything[8:10])):
         mean = torch.cat([x.reshape(-1, 24) for x in logits]).mean(0)
-        torch.testing.assert_close(centre, 0.1 * mean, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(centre, (1 - task.params.centre_momentum) * mean, rtol=1e-9, atol=1e-12)
 
 
 def test_koleo_equals_a_loop_and_drives_features_apart():
