@@ -9,7 +9,7 @@ each view, so that all images of a batch have the same number; the pooled featur
 backbone has no class token. Sinkhorn centring and the KoLeo term are after DINOv2 (Oquab et al. 2023,
 arXiv:2304.07193), which centres both views together and only masked patches; here all patches of the global batch are
 centred together, masked or not, and each global view by itself, so that the number of rows does not depend on the
-masks.
+masks. The recipe of params.yaml differs as DINO's does, and for the same reason.
 """
 
 import math
