@@ -7,8 +7,8 @@ that share it do differently. The head has GELU and no batch norm, and its weigh
 teacher is exported and probed, as in the paper (`export`).
 Differences of its own: none in the loss. The recipe of params.yaml is for runs of a thousand steps on small images, in
 which this head collapses at the paper's teacher temperature: a sharper teacher, a centre that follows faster, no frozen
-epoch, no local crops, fewer outputs, a narrower head. In such runs the student is better than the teacher, and batch norm
-in the head better than none (benchmarks/README.md has the readings).
+epoch, no local crops, fewer outputs, a narrower head. In such runs the student is better than the teacher, and batch
+norm in the head better than none (benchmarks/README.md has the readings).
 Expect (CIFAR-10, ResNet-18 with batch norm in the head, 1000 epochs, linear): 89 %.
 """
 
