@@ -1,11 +1,16 @@
 """Digests that tell what a figure was computed from: 16 hexadecimal digits of SHA-256, equal where the bytes are."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from selfsup.params import Params
 
 _DIGITS = 16
 
@@ -31,3 +36,9 @@ def of_arrays(*arrays: np.ndarray) -> str:
 def of_values(values: Any) -> str:
     """Digest of plain data: numbers, texts, lists, and dictionaries in whatever order."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+
+
+def of_training(params: Params, method: str) -> str:
+    """Digest of the parameters that, with the seed and the images, decide the weights of a training of `method`."""
+    decided = params.model_dump(include={"backbones", "views", "pretrain"}) | {"knobs": params.methods[method]}
+    return of_values(decided | {"sizes": [params.data.image_size, params.data.store_size]})

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from selfsup import digests
 from selfsup.evaluation.run import settings
 from selfsup.report.table import read, render
 from tests.helpers import params, values
@@ -29,7 +30,8 @@ def experiment(name, **overrides):
         }.items()
     }
     metrics = {f"metrics/evaluate/{protocol}.json": {"data": found} for protocol, found in evaluated.items()}
-    metrics["metrics/pretrain.json"] = {"data": {"method": "simclr", "seed": 0, "weights": "w"}}
+    trained = {"method": "simclr", "seed": 0, "computed_from": {"parameters": digests.of_training(chosen, "simclr")}}
+    metrics["metrics/pretrain.json"] = {"data": trained | {"weights": "w"}}
     metrics["metrics/extract.json"] = {"data": {"computed_from": {"weights": "w"}, "features": "f"}}
     metrics["metrics/times/pretrain.json"] = {"error": {"type": "FileNotFoundError"}}
     return {"rev": "1" * 40, "name": name, "data": {"params": {"params.yaml": {"data": used}}, "metrics": metrics}}
@@ -47,7 +49,8 @@ def test_figures_of_the_experiment_are_printed():
 
 def trained_alone(one):
     one["params.yaml"]["method"] = "byol"
-    one["metrics/pretrain.json"] |= {"method": "byol", "weights": "of byol"}
+    origin = {"parameters": digests.of_training(params(method="byol"), "byol")}
+    one["metrics/pretrain.json"] |= {"method": "byol", "weights": "of byol", "computed_from": origin}
 
 
 def asked_alone(one):
@@ -67,6 +70,18 @@ def other_parameters(one):
     one["params.yaml"]["evaluation"]["knn"]["k"] = [200]
 
 
+def other_training_parameters(one):
+    one["params.yaml"]["pretrain"]["epochs"] = 200
+
+
+def other_knobs(one):
+    one["params.yaml"]["methods"]["simclr"]["temperature"] = 0.7
+
+
+def other_image_size(one):
+    one["params.yaml"]["data"]["image_size"] = 32
+
+
 def of_an_earlier_version(one):
     del one["metrics/evaluate/knn.json"]["computed_from"], one["metrics/evaluate/few_label.json"]["computed_from"]
 
@@ -83,6 +98,9 @@ def of_another_version(one):
         (trained_again, "they are of another training"),
         (extracted_alone, "they are computed from other features of simclr"),
         (other_parameters, "they are computed from other parameters"),
+        (other_training_parameters, "they are of a training with other parameters"),
+        (other_knobs, "they are of a training with other parameters"),
+        (other_image_size, "they are of a training with other parameters"),
         (of_an_earlier_version, "they are of an earlier version"),
         (of_another_version, "they are of parameters that this version does not know"),
     ],

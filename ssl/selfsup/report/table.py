@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfsup import digests
 from selfsup.errors import UserError, one_line_errors
 from selfsup.evaluation.run import PROTOCOLS, settings
-from selfsup.params import Evaluation
+from selfsup.params import Params
 from selfsup.report.scores import percent, setting_title, stale
 from selfsup.strict import parse
 
@@ -94,15 +95,17 @@ def not_of_it(
     method, seed = params.get("method", run["method"]), params.get("seed", run["seed"])
     if (run["method"], run["seed"]) != (method, seed):
         return f"of {run['method']}, seed {run['seed']}"
-    if written["method"] == method and extracted.get("computed_from", {}).get("weights") != run["weights"]:
-        return "of another training"
     try:
-        block = getattr(parse(Evaluation, params["evaluation"]), protocol)
+        chosen = parse(Params, params)
     except UserError as error:
         return f"of parameters that this version does not know ({error})"
+    if run["computed_from"]["parameters"] != digests.of_training(chosen, method):
+        return "of a training with other parameters"
+    if written["method"] == method and extracted.get("computed_from", {}).get("weights") != run["weights"]:
+        return "of another training"
     origin = {
         "labels": before["labels"],
-        "parameters": settings(block, seed, params["baselines"]),
+        "parameters": settings(getattr(chosen.evaluation, protocol), seed, chosen.baselines),
         "features": before["features"] | {"method": extracted.get("features")},
     }
     return stale(written, method, origin)

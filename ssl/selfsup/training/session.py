@@ -135,12 +135,11 @@ def summary(task: Task, result: Result, method: str, architecture: str, params: 
 
     `computed_from` tells by digests which images and parameters decided the weights.
     """
-    decided = params.model_dump(include={"backbones", "views", "pretrain"}) | {"knobs": params.methods[method]}
     last = {name: round(value, 6) for name, value in (result.rows[-1] if result.rows else {}).items()}
     return {
         "method": method,
         "seed": params.seed,
-        "computed_from": {"images": images, "parameters": digests.of_values(decided)},
+        "computed_from": {"images": images, "parameters": digests.of_training(params, method)},
         "backbone": architecture,
         "epochs": params.pretrain.epochs,
         "steps": result.steps,
