@@ -25,7 +25,7 @@ MAY_IMPORT = {  # area of the package: the other areas it may import
     "__init__": set(),
     "logs": set(),
     "errors": {"logs"},
-    "digests": set(),
+    "digests": {"params"},  # for types only
     "files": set(),
     "resume": {"errors", "files"},
     "imports": set(),

@@ -57,6 +57,10 @@ def asked_alone(one):
     one["params.yaml"]["method"] = "byol"
 
 
+def asked_with_another_seed(one):
+    one["params.yaml"]["seed"] = 1
+
+
 def trained_again(one):
     one["metrics/pretrain.json"]["weights"] = "other"
 
@@ -95,6 +99,7 @@ def of_another_version(one):
     [
         (trained_alone, "they are of simclr; run dvc exp apply odd-yam, then dvc exp run"),
         (asked_alone, "they are of simclr, seed 0"),
+        (asked_with_another_seed, "they are of simclr, seed 0"),
         (trained_again, "they are of another training"),
         (extracted_alone, "they are computed from other features of simclr"),
         (other_parameters, "they are computed from other parameters"),
