@@ -57,6 +57,14 @@ def test_dropping_leaves_one_of_each(tmp_path):
     assert contents(tmp_path / "again") == contents(tmp_path / "shards")
 
 
+@pytest.mark.parametrize("limit", [10, 20])
+def test_dropping_leaves_one_of_each_where_a_limit_lets_others_take_the_places(tmp_path, limit):
+    root = copied_folder(tmp_path / "images")
+    splits = shards(tmp_path / "shards", source="image_folder", path=str(root), duplicates="drop", limit=limit)
+    images = [image for split in splits.values() for image in images_of(split)]
+    assert len(images) == len(set(images)) > limit
+
+
 def test_a_test_image_is_never_left_in_train(tmp_path):
     for split, count in (("train", 30), ("test", 8), ("val", 8)):
         class_folders(tmp_path / f"images/{split}", {"a": count, "b": count})  # those of test are all in train

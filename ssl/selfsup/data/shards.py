@@ -27,7 +27,8 @@ def write(data: Data, seed: int, folder: Path | str, processes: int | None = Non
     Everything is written beside the folder first and takes its place at the end, so that an error, a full disk or a
     kill leaves what was there before. The bytes do not depend on the number of processes (None: one a core).
     Copies that are dropped, and classes that unreadable files make rare, are known only when all images were read: the
-    splits are then made again without these files, and written again. Raises `UserError`.
+    splits are then made again without these files, and written again, until nothing is left to leave out: with
+    `data.limit`, images that were not read before take the places. Raises `UserError`.
     """
     processes = processes or _cores()
     with replaced(Path(folder)) as partial:
@@ -35,17 +36,23 @@ def write(data: Data, seed: int, folder: Path | str, processes: int | None = Non
         source = open_source(data, partial / "scratch")
         groups = group_numbers(source.splits, data.group)
         made = judged = _write_splits(plan(source, data, seed, groups, {}, _remedy(data, [])), data, partial, processes)
-        skipped = made.skipped()
-        if without := _to_leave_out(made, data):
+        skipped, later = made.skipped(), 0
+        without: dict[str, np.ndarray] = {}
+        while more := _to_leave_out(made, data):
             for split in SPLITS:
                 shutil.rmtree(partial / split)
+            without = {split: np.append(without.get(split, numbers[:0]), numbers) for split, numbers in more.items()}
             again = plan(source, data, seed, groups, without, _remedy(data, skipped))
             made = _write_splits(again, data, partial, processes)
             skipped += made.skipped()
-            judged = judged if data.duplicates == "drop" else made
+            if data.duplicates == "drop":
+                later += copies.count(made.copies(), dropped=True).surplus
+            else:
+                judged = made
         check_classes(made.labels(), made.plan.classes, _remedy(data, skipped))
         found = judged.copies()
         counts = copies.count(found, dropped=data.duplicates == "drop")
+        counts = counts.model_copy(update={"surplus": counts.surplus + later, "dropped": counts.dropped + later})
         notes = [*copied(found, counts, judged.plan, data), *rare(made.plan, data), *grouped(groups, made.plan)]
         index = write_index(_index(made, data, seed, skipped, counts, notes), partial)
         shutil.rmtree(partial / "scratch", ignore_errors=True)
