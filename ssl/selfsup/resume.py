@@ -9,7 +9,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,12 @@ def left(place: Path) -> list[Left]:
     """All runs' folders in `place`, the oldest first."""
     found = []
     for folder in [path for path in place.glob("*-*") if path.is_dir()]:
-        files = [path.stat() for path in folder.rglob("*") if path.is_file()]
-        steps = [int(path.name[5:14]) for path in folder.glob("step-*.pt") if path.name[5:14].isdigit()]
-        touched = max((file.st_mtime for file in files), default=folder.stat().st_mtime)
-        size = sum(file.st_size for file in files)
-        found.append(Left(folder, _note(folder / NOTE), max(steps, default=0), size, touched))
+        with suppress(FileNotFoundError):  # a run in progress removes old checkpoints, and its folder as it ends
+            files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+            steps = [int(path.name[5:14]) for path in folder.glob("step-*.pt") if path.name[5:14].isdigit()]
+            touched = max((file.st_mtime for file in files), default=folder.stat().st_mtime)
+            size = sum(file.st_size for file in files)
+            found.append(Left(folder, _note(folder / NOTE), max(steps, default=0), size, touched))
     return sorted(found, key=lambda one: one.touched)
 
 
