@@ -19,7 +19,7 @@ def main() -> None:
     for backbone in (params.backbones.conv, params.backbones.vit):  # of which one may not be needed yet
         refuse_weights(backbone)
     needed = {method_params(params, params.method).backbone}
-    needed |= {"conv", "vit"} if set(params.baselines) - {"pixels"} else set()
+    needed |= {"conv", "vit"} if set(params.baselines) & {"random", "supervised"} else set()
     for architecture in sorted(needed):  # names, options and patches, before images are read
         check_backbone(getattr(params.backbones, architecture), params.data.image_size)
     for method in [*params.methods, "supervised"]:

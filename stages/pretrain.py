@@ -71,7 +71,8 @@ def work(params, splits, resume: Path, count: int) -> None:
 def put_away(weights: str) -> None:
     """Remove figures of other weights, which would be read as those of this training; DVC keeps them in its cache."""
     extracted = Path("metrics/extract.json")
-    if not extracted.exists() or json.loads(extracted.read_text())["computed_from"]["weights"] != weights:
+    found = json.loads(extracted.read_text()) if extracted.exists() else {}
+    if found.get("computed_from", {}).get("weights") != weights:  # an earlier version did not note it
         for path in (extracted, *Path("metrics/evaluate").glob("*.json")):
             path.unlink(missing_ok=True)
 
