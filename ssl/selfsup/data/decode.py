@@ -221,7 +221,8 @@ def _check_bands(image: Image.Image, data: bytes) -> None:
         alpha = image.tag_v2.get(EXTRASAMPLES, ()) in ((1,), (2,))  # type: ignore[attr-defined]
         usable += alpha and _tag(image, BITSPERSAMPLE, 1) == 8
     elif image.format == "JPEG2000" and image.mode in ("LA", "RGBA"):
-        usable -= b"cdef" not in data[:1000]  # the box that says what a channel is
+        head = max(0, data.find(b"jp2c"))  # a colour profile of any length lies before the pixels, too
+        usable -= data.find(b"cdef", 0, head) < 0  # the box that says what a channel is
     if bands > usable:
         raise Unreadable(
             f"{bands} bands, of which {bands - usable} are neither colour nor transparency of 8 bits by the file's own "
