@@ -339,3 +339,14 @@ def test_features_of_another_method_or_of_other_weights_are_refused(folder, hund
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"weights": digests.of_files(page.WEIGHTS)}))
     _, checker = report(params)
     assert "412,345" not in " ".join(checker.texts)  # what metrics/pretrain.json says is of yet another training
+
+
+def test_a_training_with_other_parameters_is_refused(folder, hundred):
+    params = finished(folder, hundred, ())
+    path = Path("metrics/pretrain.json")
+    origin = {"parameters": digests.of_training(params, "simclr")}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"computed_from": origin}))
+    report(params)
+    longer = params.pretrain.model_copy(update={"epochs": params.pretrain.epochs + 1})
+    with pytest.raises(UserError, match=r"of a training with other parameters than params.yaml; run `dvc repro`"):
+        report(params.model_copy(update={"pretrain": longer}))

@@ -15,6 +15,7 @@ import numpy as np
 
 from selfsup import digests
 from selfsup.data.index import load_index
+from selfsup.errors import UserError
 from selfsup.evaluation.balance import MAJORITY, RATIO, uneven_line
 from selfsup.evaluation.features import WEIGHTS, FeatureSet
 from selfsup.evaluation.label_free import label_free
@@ -58,7 +59,7 @@ def contents(params: Params) -> dict[str, Any]:
     ]
     rows, table = columns(scores)
     uneven = next((one for one in scores if one.uneven), None)
-    run = training_run()
+    run = training_run(params)
     free = [(one.row, label_free(one.load("test", test.samples), params.seed)) for one in sets if test.samples > 1]
     return {
         "name": name,
@@ -95,9 +96,15 @@ def contents(params: Params) -> dict[str, Any]:
     }
 
 
-def training_run() -> dict[str, Any]:
-    """What the metrics files say of the training whose weights are there, {} when they are of another training."""
+def training_run(params: Params) -> dict[str, Any]:
+    """What the metrics files say of the training whose weights are there, {} when they are of another training.
+
+    Raises `UserError` when the training had other parameters than `params`, which the page shows.
+    """
     run = _json("metrics/pretrain.json")
+    trained = run.get("computed_from", {}).get("parameters")
+    if trained not in (None, digests.of_training(params, params.method)):
+        raise UserError("metrics/pretrain.json: of a training with other parameters than params.yaml; run `dvc repro`")
     if WEIGHTS.exists() and run.get("weights") != digests.of_files(WEIGHTS):
         return {}
     return _json("metrics/times/pretrain.json") | run
