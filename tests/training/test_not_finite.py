@@ -43,15 +43,6 @@ def test_sound_data_leave_the_optimiser(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("std", "named"), [([0.2, 0.2, 0.0], "blue"), ([9e-9, 0.3, 0.0], "red and blue")])
-def test_a_channel_that_does_not_vary_is_named(hundred, tmp_path, std, named):
-    split = session.open_splits(params().data, hundred, verified=True)["train"]
-    split.std = std
-    said = line(split, tmp_path)
-    assert said.startswith(f"The channel {named} does not vary in the training images ({hundred}/index.json); run ")
-    assert "lr" not in said
-
-
 def test_pictures_that_are_all_the_same(tmp_path):
     split = split_of(tmp_path, np.repeat(noise(1), 60, axis=0))
     said = line(split, tmp_path)

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from selfsup.data.index import REMEDY
 from selfsup.data.loader import Split, train_ids
 from selfsup.errors import UserError
 from selfsup.nn.distributed import rank, world
@@ -16,8 +15,6 @@ from selfsup.params import Pretrain
 from selfsup.task import Task
 
 NEVER = 2**62
-CHANNELS = ("red", "green", "blue")
-FLAT = 1e-6  # a channel whose deviation (of 0..1) is less does not vary
 
 
 @torch.no_grad()
@@ -66,10 +63,6 @@ def stop_if_not_finite(bad: Tensor, split: Split, seed: int, settings: Pretrain,
 
 def suspicious(split: Split, ids: Tensor) -> str:
     """What is wrong with the data that makes a loss infinite whatever the learning rate is; empty: nothing."""
-    index = split.folder / "index.json"
-    flat = [name for name, std in zip(CHANNELS, split.std, strict=True) if not FLAT < std < float("inf")]
-    if flat:
-        return f"The channel {' and '.join(flat)} does not vary in the training images ({index}); {REMEDY}"
     images = split.gather(ids)["image"].flatten(1)
     if (images == images[0]).all():
         return f"All {len(images)} images of the step are one and the same picture; check the images in data.path"
