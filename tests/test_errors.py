@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -190,10 +191,15 @@ def test_a_missing_input_names_the_stage_to_run(here, hundred, monkeypatch, scri
 
 
 def run(command: str, monkeypatch) -> None:
-    """A stage's `main`, in this process."""
+    """A stage's `main`, in this process, whose signal handlers stay as they were."""
     script, *arguments = command.split()
     monkeypatch.setattr(sys, "argv", [f"stages/{script}.py", *arguments])
-    __import__(script).main()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        __import__(script).main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_evaluating_before_pretraining_as_a_user_sees_it(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from selfsup import logs
 from selfsup.data import sources, writer
 from selfsup.data.index import verify
 from selfsup.data.loader import open_split
@@ -41,7 +42,8 @@ def unlocked(root: Path) -> None:
 
 
 def _read_only(place: Path) -> tuple[list[str], str]:
-    """What is in the project afterwards, and what was said."""
+    """What is in the project afterwards, and what was logged."""
+    logs.configure()
     locked(place / "images", place / "project")
     os.environ["DVC_ROOT"] = str(place / "project")  # where decoded images would be kept
     values = {"source": "image_folder", "path": str(place / "images")}

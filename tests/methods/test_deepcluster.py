@@ -43,7 +43,8 @@ def test_the_loss_weighs_every_cluster_alike(hundred):
 
 
 def test_classes_are_made_anew_every_so_many_epochs_and_their_agreement_is_logged(hundred):
-    task, split, _ = build("deepcluster", hundred, double=True, methods__deepcluster__every=2)
+    every = {"pretrain__epochs": 4, "methods__deepcluster__every": 2}
+    task, split, _ = build("deepcluster", hundred, double=True, **every)
     seen, agreements = [], []
     for epoch in range(4):
         before = task.labels.clone(), task.classifier.weight.detach().clone()
