@@ -164,10 +164,10 @@ class ClustersParams(MethodParams):
 
 
 class Clusters(MultiCrop):
-    """Every image's cluster, found once an epoch in what its views were mapped to in the last, is the class of all.
+    """Once per epoch the stored embeddings are clustered; an image's cluster is the target class of all its views.
 
-    Caron et al. 2020, arXiv:2006.09882, appendix: projections of the two global views are kept in a bank as training
-    goes; before an epoch head h is clustered in that of view h modulo 2, which costs no pass over the data but the
+    Caron et al. 2020, arXiv:2006.09882, appendix: projections of the two global views are stored in a bank during
+    training; before an epoch head h is clustered in that of view h modulo 2, which costs no pass over the data but the
     first. Predictions are cosines with K prototypes / tau. A method adds `prototypes` [H K D] and `assign`.
     """
 

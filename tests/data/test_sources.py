@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from selfsup.data import decode
 from selfsup.data.shards import write
-from selfsup.data.sources import digits, image_folder, open_source, resolve
+from selfsup.data.sources import digits, image_folder, not_read, open_source, resolve
 from selfsup.data.torchvision_sets import idx_files, torchvision_set
 from selfsup.errors import UserError
 from tests.data.make import class_folders, data, noise, shards
@@ -371,3 +372,7 @@ def test_digits_import_neither_scikit_learn_nor_torch():
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": SOURCE_ROOT}, capture_output=True
     )
     assert done.stdout == b"set()\n"
+
+
+def test_hidden_files_alone_need_no_converting():
+    assert not_read(Counter({"hidden": 1})) == ["Files left out, as their names are not those of images: 1 hidden."]

@@ -134,7 +134,8 @@ def not_read(left_out: Counter[str]) -> list[str]:
     if not left_out:
         return []
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in few(left_out).items())
-    return [f"Files left out, as their names are not those of images: {kinds}; convert those that are images."]
+    remedy = "; convert those that are images" if set(left_out) - {"hidden"} else ""
+    return [f"Files left out, as their names are not those of images: {kinds}{remedy}."]
 
 
 def few(counts: Counter[str]) -> dict[str, int]:

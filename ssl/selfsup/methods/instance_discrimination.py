@@ -1,4 +1,4 @@
-"""Instance discrimination: every image is a class, and a memory bank of one vector an image the classifier.
+"""Instance discrimination: every image is a class; a memory bank, one vector per image, is the classifier.
 
 Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", arXiv:1805.01978.
 Equation 2 is `full_softmax`; equation 7, which has `negatives` noise terms in place of all images (whose similarities

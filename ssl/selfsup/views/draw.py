@@ -48,7 +48,7 @@ def _unit(bits: Tensor) -> Tensor:
 
 
 class Draw:
-    """Random numbers of a batch of samples, one row a sample.
+    """Random numbers of a batch of samples, one row per sample.
 
     The same (seed, epoch, id, use) gives the same numbers whatever the batch, its order, the process or the device.
     """

@@ -30,7 +30,7 @@ PART = 2**18  # pixels of a view worked on at a time on a CPU, so that they stay
 
 
 class Numbers(NamedTuple):
-    """All that is random in a batch of views, one row a sample."""
+    """All that is random in a batch of views, one row per sample."""
 
     crop: Tensor  # int64 [B 4]: top, left, height, width
     flip: Tensor  # bool [B]
