@@ -17,6 +17,8 @@ class AtMost:
 
 
 Epochs = Annotated[int, Field(ge=0), AtMost(1 / 2)]  # the first ones of a run
+WarmUp = Annotated[float, Field(ge=0), AtMost(1 / 2)]
+Readings = Annotated[int, Field(ge=0), AtMost(1, whole=True)]  # epochs between two looks at the training; 0: none
 Period = Annotated[int, Field(ge=1), AtMost(1 / 2, whole=True)]  # epochs between two events of the training
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from selfsup.epochs import AtMost
+from selfsup.epochs import Readings, WarmUp
 from selfsup.errors import ROOT, UserError
 from selfsup.strict import Strict, choose, known, parse, read_yaml, shown
 
@@ -133,7 +133,7 @@ class Pretrain(Strict):
     epochs: PositiveInt
     batch_size: Annotated[int, Field(ge=2)]  # images per optimiser step over all processes
     chunk_size: PositiveInt | None  # images of a batch that go through the network at a time; null: all
-    warmup_epochs: Annotated[NonNegativeFloat, AtMost(1 / 2)]
+    warmup_epochs: WarmUp
     precision: Literal["fp32", "bf16", "fp16"]
     clip_grad_norm: PositiveFloat | None
     compile: bool  # torch.compile the backbone: pays in long runs on a GPU
@@ -141,7 +141,7 @@ class Pretrain(Strict):
     log_every: PositiveInt  # steps between two lines of curves and monitors
     checkpoint_every: PositiveInt  # steps between two checkpoints; the end of an epoch has one too
     # epochs between two kNN readings on the validation split; 0: never
-    knn_every: Annotated[int, Field(ge=0), AtMost(1, whole=True)]
+    knn_every: Readings
 
     @model_validator(mode="after")
     def _chunks_fill_batch(self) -> "Pretrain":

@@ -84,7 +84,7 @@ def test_the_note_says_what_was_done():
         "methods.swav.queue_epoch from 5 to 1"
     )
     assert "methods.deepcluster.every from 10 to 1" in str(short_run(params(pretrain__epochs=1), "deepcluster"))
-    assert "methods.dino.frozen_epochs from 1 to 0.5" in str(short_run(params(pretrain__epochs=1), "dino"))
+    assert "methods.swav.frozen_epochs from 1 to 0.5" in str(short_run(params(pretrain__epochs=1), "swav"))
     assert short_run(params(), "swav") is None
 
 
@@ -94,7 +94,8 @@ LAST = {"swav": "prototypes", "dino": "head.1.weight", "ibot": "head.1.weight"}
 @pytest.mark.parametrize("epochs", [1, 2])
 @pytest.mark.parametrize("method", LAST)
 def test_a_layer_that_is_frozen_first_trains_in_the_second_half(method, epochs, hundred, tmp_path):
-    chosen = small(method=method, pretrain__epochs=epochs, pretrain__warmup_epochs=5, **DEFAULTS)
+    knobs = {"pretrain__epochs": epochs, "pretrain__warmup_epochs": 5, f"methods__{method}__frozen_epochs": 1}
+    chosen = small(method=method, **DEFAULTS | knobs)
     splits = session.open_splits(chosen.data, hundred, verified=True)
     architecture = method_params(chosen, method).backbone
     before = state(build_task(chosen, method, architecture, splits["train"]))[LAST[method]]
