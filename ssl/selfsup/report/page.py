@@ -97,13 +97,9 @@ def contents(params: Params) -> dict[str, Any]:
 
 
 def training_run(params: Params) -> dict[str, Any]:
-    """What the metrics files say of the training whose weights are there, {} when they are of another training.
-
-    Raises `UserError` when the training had other parameters than `params`, which the page shows.
-    """
+    """What the metrics files say of the training; {}: it had other weights. Raises `UserError`: other parameters."""
     run = _json("metrics/pretrain.json")
-    trained = run.get("computed_from", {}).get("parameters")
-    if trained not in (None, digests.of_training(params, params.method)):
+    if run.get("computed_from", {}).get("parameters") not in (None, digests.of_training(params, params.method)):
         raise UserError("metrics/pretrain.json: of a training with other parameters than params.yaml; run `dvc repro`")
     if WEIGHTS.exists() and run.get("weights") != digests.of_files(WEIGHTS):
         return {}
