@@ -66,10 +66,10 @@ study: env  ## run one of the textbooks' experiments: make study NAME=temperatur
 	.venv/bin/python studies/run.py $(NAME)
 
 table: env  ## print the experiments' accuracies; those that are not of their experiment are left out, with the reason
-	.venv/bin/python -m selfsup.report.table
+	.venv/bin/python -m selfsup.compare.table
 
 ui: env  ## show the runs at 127.0.0.1:PORT (5000)
-	.venv/bin/python -m selfsup.tracking_store mlflow.db
+	.venv/bin/python -m selfsup.tracking.store mlflow.db
 	.venv/bin/mlflow server --backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts \
 		--host 127.0.0.1 --port $(PORT) --workers 1
 
@@ -81,7 +81,7 @@ clean:  ## remove what the tools left behind, but no result and no environment
 	find ssl stages tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 clean-resume: env  ## list unfinished runs' checkpoints (.resume) with age and size; REMOVE=1 removes those not in use
-	@.venv/bin/python -m selfsup.resume $(if $(filter 1,$(REMOVE)),--remove)
+	@.venv/bin/python -m selfsup.training.resume $(if $(filter 1,$(REMOVE)),--remove)
 
 clean-cache:  ## remove decoded images kept between runs (.cache/decoded); they are made again when needed
 	rm -rf .cache/decoded

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from selfsup.compare.experiment import experiment
 from selfsup.errors import one_line_errors
-from selfsup.experiment import experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = sorted(path.stem for path in (ROOT / "ssl/selfsup/methods").glob("*.py") if path.stem != "__init__")

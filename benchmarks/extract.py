@@ -21,13 +21,12 @@ import numpy as np
 import torch
 from workload import NETWORKS, image_folder, make_images, parameters
 
-from selfsup.data.loader import Split
+from selfsup.data.loader import Split, open_splits
 from selfsup.data.shards import write
-from selfsup.evaluation.extraction import write_features
 from selfsup.features.encode import BATCH
+from selfsup.features.writer import write_features
 from selfsup.params import Params
 from selfsup.training.build import fresh_backbone
-from selfsup.training.session import open_splits
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -23,11 +23,11 @@ import torch
 
 from selfsup.data.loader import Split
 from selfsup.errors import UserError, one_line_errors
-from selfsup.evaluation.knn import knn_accuracy
+from selfsup.evaluation.protocols.knn import knn_accuracy
 from selfsup.methods.cpc import patches_of
 from selfsup.training import session
 from selfsup.training.build import build_task, method_params
-from selfsup.views.recipe import centre_view
+from selfsup.views.image.recipe import centre_view
 
 
 def blocks(net: Any) -> list[torch.nn.Module]:

@@ -16,8 +16,8 @@ import common
 import torch
 from torch import Tensor
 
+from selfsup.families.multicrop import cross_views
 from selfsup.methods import align_uniform, barlow_twins, byol, dcl, ibot, simclr, simsiam, vicreg
-from selfsup.multicrop import cross_views
 from selfsup.nn.contrastive import decoupled, info_nce, key_similarities, similarities, unit
 from selfsup.nn.sinkhorn import sinkhorn
 

@@ -19,9 +19,8 @@ import common
 import torch
 from workload import image_folder, make_images, parameters
 
-from selfsup.data.loader import Split, train_batches
+from selfsup.data.loader import Split, open_splits, train_batches
 from selfsup.data.shards import write
-from selfsup.training.session import open_splits
 
 BATCH = 256
 

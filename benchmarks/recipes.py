@@ -26,10 +26,10 @@ from typing import Any
 
 import common
 
-from selfsup.data.loader import Split
+from selfsup.data.loader import Split, open_splits
 from selfsup.data.shards import write
 from selfsup.errors import one_line_errors
-from selfsup.evaluation.knn import knn_accuracy
+from selfsup.evaluation.protocols.knn import knn_accuracy
 from selfsup.params import Params, load
 from selfsup.training import session
 from selfsup.training.build import build_task, method_params
@@ -59,7 +59,7 @@ def half(params: Params) -> tuple[Params, dict[str, Split], Path]:
     folder = KEPT / key(params.data.model_dump(), params.seed)
     if not (folder / "shards").exists():
         write(params.data, params.seed, folder / "shards")
-    splits = session.open_splits(params.data, folder / "shards", verified=True)
+    splits = open_splits(params.data, folder / "shards", verified=True)
     batch, trained = params.pretrain.batch_size, splits["train"].samples
     whole = int((trained + splits["validation"].samples) * (1 - data.validation))
     longer = (whole // batch) / (trained // batch)

@@ -25,13 +25,13 @@ import common
 import torch
 from workload import NETWORKS, Lightly, image_folder, make_images, parameters
 
+from selfsup.data.loader import open_splits
 from selfsup.data.shards import write
 from selfsup.params import Params
 from selfsup.task import Progress
 from selfsup.training.build import build_task, method_params
 from selfsup.training.loop import Plan, train
 from selfsup.training.optimizers import build_optimizer
-from selfsup.training.session import open_splits
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -20,14 +20,13 @@ import torch
 from torch import nn
 from workload import NETWORKS, Lightly, parameters
 
-from selfsup.data.loader import Split
+from selfsup.data.loader import Split, open_splits
 from selfsup.data.shards import write
-from selfsup.evaluation.knn import knn_accuracy
+from selfsup.evaluation.protocols.knn import knn_accuracy
 from selfsup.features.encode import embed
 from selfsup.params import Params
 from selfsup.training.build import build_task, method_params
 from selfsup.training.loop import Plan, planned_steps, train
-from selfsup.training.session import open_splits
 
 BANK, QUERIES = 3000, 1000
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -29,9 +29,9 @@ import torch
 from step import ours, speed
 from workload import NETWORKS, image_folder, make_images, parameters
 
-from selfsup import tracking
 from selfsup.data.shards import write
 from selfsup.params import Tracking
+from selfsup.tracking import runs as tracking
 
 DEAD = "http://127.0.0.1:9"
 SLOW = 10.0  # seconds

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from selfsup.draw import Draw
 from selfsup.params import ViewsParams, parse
-from selfsup.training.memory import keep_freed_memory
-from selfsup.views import colour, ops, recipe
-from selfsup.views.draw import Draw
+from selfsup.processes.allocator import keep_freed_memory
+from selfsup.views.image import colour, ops, recipe
 
 SETTINGS = {32: (32, 0.0, 1024), 64: (64, 0.5, 1024), 224: (96, 0.5, 512)}  # stored side: view side, blur, images
 BATCH = 256

@@ -15,8 +15,9 @@ from pathlib import Path
 import common
 from workload import NETWORKS, image_folder, parameters
 
+from selfsup.data.loader import open_splits
 from selfsup.data.shards import write
-from selfsup.training.session import open_splits, run
+from selfsup.training.session import run
 
 MODES = ("exact", "matrix")
 

@@ -14,9 +14,9 @@ from PIL import Image
 from ruamel.yaml import YAML
 from torch import nn
 
+from selfsup.config import parse
 from selfsup.data.loader import Split
 from selfsup.params import Params
-from selfsup.strict import parse
 from selfsup.training.build import build_task, method_params
 
 SGD = {"name": "sgd", "lr": 0.06, "momentum": 0.9, "weight_decay": 5e-4}

@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
-import launch
-import record
 from selfsup.errors import one_line_errors
 from selfsup.params import load
+from selfsup.processes import launch
+from selfsup.tracking import record
 
 
 def main() -> None:
@@ -27,10 +27,11 @@ def main() -> None:
     if chosen == "pixels":
         pixels(params)
         return
+    from selfsup.training import stage
     from selfsup.training.build import method_params
 
     method_params(params, "supervised")
-    launch.training(f"baseline-{chosen}", params, "supervised", partial(work, params, chosen))
+    stage.alone(f"baseline-{chosen}", params, "supervised", partial(work, params, chosen))
 
 
 def skipped(folder: Path, reason: str) -> None:
@@ -42,9 +43,9 @@ def skipped(folder: Path, reason: str) -> None:
 def pixels(params) -> None:
     import torch
 
-    from selfsup.backbones import Pixels
-    from selfsup.evaluation.extraction import write_feature_set
-    from selfsup.training.session import open_splits
+    from selfsup.data.loader import open_splits
+    from selfsup.features.writer import write_feature_set
+    from selfsup.nets.image import Pixels
 
     folder = Path("features/baselines/pixels")
     if "pixels" not in params.baselines:
@@ -57,12 +58,12 @@ def pixels(params) -> None:
 def work(params, architecture: str, splits, resume: Path, count: int) -> None:
     import torch
 
-    from selfsup.evaluation.extraction import write_feature_set
+    from selfsup.features.writer import write_feature_set
     from selfsup.files import write_json
+    from selfsup.processes.accelerator import make_accelerator
     from selfsup.training import session
     from selfsup.training.build import fresh_backbone
     from selfsup.training.curves import write_csv
-    from selfsup.training.loop import make_accelerator
 
     accelerator = make_accelerator(params.pretrain.precision)
     launch.assert_world(count)

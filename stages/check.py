@@ -13,7 +13,7 @@ from selfsup.params import load
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     params = load()
-    from selfsup.backbones import check_backbone, refuse_weights
+    from selfsup.nets.image import check_backbone, refuse_weights
     from selfsup.training.build import method_params
 
     for backbone in (params.backbones.conv, params.backbones.vit):  # of which one may not be needed yet

@@ -7,10 +7,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
-import record
 from selfsup.errors import UserError, one_line_errors
 from selfsup.evaluation.run import PROTOCOLS, evaluate, read_inputs
 from selfsup.params import load
+from selfsup.tracking import record
 
 
 def main() -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
-import launch
-import record
 from selfsup.data.index import verify
 from selfsup.errors import UserError, missing, one_line_errors
 from selfsup.params import load
+from selfsup.processes import launch
+from selfsup.tracking import record
 
 WEIGHTS = Path("models/pretrained/task.safetensors")
 
@@ -35,12 +35,12 @@ def work(params, count: int, verified: bool) -> None:
     from safetensors.torch import load_file
 
     from selfsup import digests
-    from selfsup.evaluation.extraction import write_feature_set
-    from selfsup.evaluation.label_free import label_free
+    from selfsup.data.loader import open_splits
+    from selfsup.features.measures import label_free
+    from selfsup.features.writer import write_feature_set
     from selfsup.files import write_json
+    from selfsup.processes.accelerator import make_accelerator
     from selfsup.training.build import build_task, method_params
-    from selfsup.training.loop import make_accelerator
-    from selfsup.training.session import open_splits
 
     accelerator = make_accelerator("fp32")
     launch.assert_world(count)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
-import launch
-import record
 from selfsup.errors import one_line_errors
 from selfsup.params import load
+from selfsup.processes import launch
+from selfsup.tracking import record
 
 WEIGHTS = Path("models/pretrained/task.safetensors")
 
@@ -23,22 +23,23 @@ WEIGHTS = Path("models/pretrained/task.safetensors")
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     params = load()
+    from selfsup.training import stage
     from selfsup.training.build import method_params
 
     method_params(params, params.method)
-    launch.training("pretrain", params, params.method, partial(work, params))
+    stage.alone("pretrain", params, params.method, partial(work, params))
 
 
 def work(params, splits, resume: Path, count: int) -> None:
     from safetensors.torch import save_file
 
     from selfsup import digests
-    from selfsup.export import export_backbone
     from selfsup.files import replaced, write_json
+    from selfsup.nets.export import export_backbone
+    from selfsup.processes.accelerator import make_accelerator
     from selfsup.training import session
     from selfsup.training.build import method_params
     from selfsup.training.curves import write_csv
-    from selfsup.training.loop import make_accelerator
 
     accelerator = make_accelerator(params.pretrain.precision)
     launch.assert_world(count)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
-import record
+from selfsup.data.loader import open_splits
 from selfsup.errors import one_line_errors
 from selfsup.evaluation.run import PROTOCOLS, read_inputs
 from selfsup.params import load
 from selfsup.report.page import write_report
 from selfsup.report.sheet import views_sheet
+from selfsup.tracking import record
 from selfsup.training.build import build_task, method_params
-from selfsup.training.session import open_splits
 
 
 def main() -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
-import record
 from selfsup import params
 from selfsup.data.shards import write
 from selfsup.errors import one_line_errors
 from selfsup.logs import one_line
+from selfsup.tracking import record
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "ssl"))
 
+from selfsup.compare.experiment import experiment  # noqa: E402
+from selfsup.compare.study import Row, Study, load, write_page  # noqa: E402
 from selfsup.errors import one_line_errors  # noqa: E402
-from selfsup.experiment import experiment  # noqa: E402
-from selfsup.report.study import Row, Study, load, write_page  # noqa: E402
 
 STUDIES = ROOT / "studies"
 
@@ -47,11 +47,11 @@ def plan(study: Study, seeds: list[int], more: list[str]) -> list[tuple[Row, lis
 
 def readings() -> dict[str, float]:
     """What the last run of the pipeline found."""
-    from selfsup.evaluation.features import find
-    from selfsup.evaluation.label_free import label_free
+    from selfsup.compare.study import tolerance
+    from selfsup.data.loader import open_splits
+    from selfsup.features.measures import label_free
+    from selfsup.features.store import find
     from selfsup.params import load as parameters
-    from selfsup.report.study import tolerance
-    from selfsup.training.session import open_splits
 
     params = parameters(ROOT / "params.yaml")
     run = json.loads((ROOT / "metrics/pretrain.json").read_text())

@@ -14,9 +14,9 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from selfsup.nn.distributed import free_port
+from selfsup.config import parse
 from selfsup.params import Params
-from selfsup.strict import parse
+from selfsup.processes.launch import free_port
 
 ROOT = Path(__file__).parent.parent
 METHODS = sorted(p.stem for p in (ROOT / "ssl/selfsup/methods").glob("*.py") if not p.stem.startswith("_"))

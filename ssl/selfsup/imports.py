@@ -15,18 +15,20 @@ PACKAGE = Path(__file__).parent
 DECIDES_NOTHING = {
     # values reach DVC and the resume checksum as parameters
     "selfsup.params",
-    "selfsup.strict",
+    "selfsup.config",
     # lines for a reader, and the log
     "selfsup.logs",
     # what a run left, which no other run reads
-    "selfsup.resume",
+    "selfsup.training.resume",
     # runs are recorded outside of what a stage writes
     "selfsup.tracking",
-    "selfsup.tracking_store",
-    "selfsup.tracking_writer",
-    "record",
+    "selfsup.tracking.record",
+    "selfsup.tracking.runs",
+    "selfsup.tracking.store",
+    "selfsup.tracking.writer",
     # readings of kNN during training are for the eye: a change of the protocol must not retrain
-    "selfsup.evaluation.knn",
+    "selfsup.evaluation.protocols",
+    "selfsup.evaluation.protocols.knn",
     # these very lines tell only what there is to compare
     "selfsup.imports",
 }
@@ -68,7 +70,7 @@ def files_of(module: str, beside: Path, choices: Mapping[str, Sequence[str]], pa
         return [path for path in [beside / f"{module}.py"] if path.exists() and not inside]
     place = module.removeprefix("selfsup.").replace(".", "/")
     if "{" in place:
-        folder = package / place.partition("/")[0]
+        folder = package / place.rpartition("/")[0]
         return [folder / "__init__.py", *(folder / f"{name}.py" for name in choices[folder.name])]
     return [path for path in (package / f"{place}.py", package / place / "__init__.py") if path.exists()]
 

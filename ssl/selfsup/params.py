@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from selfsup.config import Strict, choose, known, parse, read_yaml, shown
 from selfsup.epochs import Readings, WarmUp
 from selfsup.errors import ROOT, UserError
-from selfsup.strict import Strict, choose, known, parse, read_yaml, shown
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from selfsup.draw import Draw
 from selfsup.params import ViewsParams
-from selfsup.views.draw import Draw
 
 if TYPE_CHECKING:
-    from selfsup.backbones import Backbone
+    from selfsup.nets.image import Backbone
 
 Batch = Mapping[str, Tensor]
 """`id` int64 [B], `image` uint8 [B 3 H W], `box` int64 [B 2] (valid height, width), `label` int64 [B] (-1: none)."""

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfsup.data.loader import open_splits
 from selfsup.params import SGD
 from selfsup.task import Task
 from selfsup.training.build import build_task, method_params
 from selfsup.training.loop import Plan, Result, train
-from selfsup.training.session import open_splits
 from tests.helpers import small
 
 
@@ -128,8 +128,8 @@ def trained(method: str, shards: Path, resume: Path, overrides: dict[str, Any]) 
 
 def gradients(methods: list[str], shards: Path) -> dict[str, list[str]]:
     """For each method, the trained parameters that a step of the loop leaves without gradient."""
+    from selfsup.draw import Draw
     from selfsup.task import Progress
-    from selfsup.views.draw import Draw
 
     out = {}
     for method in methods:
@@ -162,8 +162,9 @@ def precisions(methods: list[str], shards: Path, resume: Path) -> dict[str, tupl
 
 def swept(shards: Path) -> tuple[Tensor, Tensor]:
     """What `start_epoch` is given, and the features of all samples in id order, one by one."""
-    from selfsup.training.loop import make_accelerator, sweep
-    from selfsup.views.recipe import centre_view
+    from selfsup.processes.accelerator import make_accelerator
+    from selfsup.training.loop import sweep
+    from selfsup.views.image.recipe import centre_view
 
     make_accelerator("fp32")
     task, split, params = build("simclr", shards, double=False)
@@ -177,9 +178,10 @@ def swept(shards: Path) -> tuple[Tensor, Tensor]:
 
 def dropped(shards: Path, chunk: int) -> tuple[Tensor, Tensor]:
     """A patch embedding's gradient after one SimCLR step in chunks with dropout, and by one graph of all chunks."""
+    from selfsup.processes.accelerator import make_accelerator
     from selfsup.task import Progress
     from selfsup.training.chunks import Step, backward
-    from selfsup.training.loop import make_accelerator, make_views, split_batch
+    from selfsup.training.loop import make_views, split_batch
     from tests.helpers import SMALL
 
     vit = SMALL["backbones__vit__options"] | {"proj_drop_rate": 0.3}
@@ -202,9 +204,10 @@ def apart(method: str, shards: Path, chunk: int) -> tuple[dict[str, Tensor], dic
     """Gradients of one step in chunks; of independent forwards of each view and chunk; of views in one batch norm."""
     import copy
 
+    from selfsup.processes.accelerator import make_accelerator
     from selfsup.task import Progress
     from selfsup.training.chunks import Step, backward
-    from selfsup.training.loop import make_accelerator, make_views, split_batch
+    from selfsup.training.loop import make_views, split_batch
 
     task, split, _ = build(method, shards, double=True)
     task.train()

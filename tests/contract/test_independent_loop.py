@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from selfsup.draw import Draw
 from selfsup.params import Params
 from selfsup.task import Batch, Task
 from selfsup.training import session
 from selfsup.training.build import build_task
-from selfsup.views.draw import Draw
 from tests.contract.plain import methods, networks, trainer
 from tests.contract.runs import doubled, state
 from tests.helpers import small

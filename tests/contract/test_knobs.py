@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from selfsup import methods
+from selfsup.draw import Draw
 from selfsup.task import Progress
-from selfsup.views.draw import Draw
 from tests.contract.runs import build
 from tests.helpers import HEADS, METHODS, SMALL, values
 

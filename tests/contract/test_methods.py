@@ -13,14 +13,14 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
 from selfsup import methods
-from selfsup.backbones import build_backbone
+from selfsup.draw import Draw
 from selfsup.errors import UserError
-from selfsup.export import export_backbone
+from selfsup.nets.export import export_backbone
+from selfsup.nets.image import build_backbone
 from selfsup.params import load
 from selfsup.report.sheet import IMAGES, MOST_VIEWS, views_sheet
 from selfsup.task import Progress, Task
 from selfsup.training.build import method_params
-from selfsup.views.draw import Draw
 from tests.contract.runs import build, gradients, precisions
 from tests.helpers import METHODS, ROOT, processes, values
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from selfsup.data import decode
+from selfsup.data.formats import image as decode
 from selfsup.data.loader import Split, open_split
 from selfsup.data.shards import write
 from selfsup.params import Data

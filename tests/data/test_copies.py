@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfsup.data import copies, decode
+from selfsup.data import copies
+from selfsup.data.formats import image as decode
 from selfsup.data.index import load_index
 from selfsup.data.loader import open_split
 from selfsup.data.shards import write

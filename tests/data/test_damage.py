@@ -18,7 +18,7 @@ from selfsup.data import writer
 from selfsup.data.index import load_index, verify
 from selfsup.data.loader import open_split
 from selfsup.data.shards import write
-from selfsup.data.sources import Samples
+from selfsup.data.source import Samples
 from selfsup.errors import UserError
 from tests.data.make import class_folders, contents, data, shards
 
@@ -192,7 +192,7 @@ _IN_A_PROCESS = """
 import resource, sys
 from selfsup import params
 from selfsup.data.shards import write
-from selfsup.data.sources import Samples
+from selfsup.data.source import Samples
 from selfsup.errors import one_line_errors
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfsup.data import decode
+from selfsup.data.formats import image as decode
 from tests.data.make import file, noise, tiff
 
 RGB = Image.fromarray(noise(5, 7))

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from selfsup.data import decode, decoded
+from selfsup.data import decoded
+from selfsup.data.formats import image as decode
 from selfsup.data.loader import open_split, ordered_batches, train_batches
 from selfsup.errors import UserError
 from tests.data.make import class_folders, contents, data, file, noise, shards

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from selfsup.data.names import Names
-from selfsup.data.sources import image_folder
+from selfsup.data.sources.image_folder import image_folder
 
 PLAIN = ["a.png", "b/ü.png", "", "c c.png"]
 

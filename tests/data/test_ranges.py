@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfsup.data import decode
+from selfsup.data.formats import image as decode
 from selfsup.data.index import Index, load_index
 from selfsup.data.loader import open_split
 from selfsup.data.ranges import Survey, decide

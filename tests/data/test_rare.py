@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selfsup.data import decode
+from selfsup.data.formats import image as decode
 from selfsup.data.index import load_index
 from selfsup.errors import UserError
 from tests.data.make import class_folders, shards

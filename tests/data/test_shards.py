@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from selfsup.data import decode
+from selfsup.data.formats import image as decode
 from selfsup.data.index import load_index
 from selfsup.data.loader import open_split
 from selfsup.data.shards import write

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfsup.data import decode
+from selfsup.data.formats import image as decode
 from selfsup.data.shards import write
-from selfsup.data.sources import digits, image_folder, not_read, open_source, resolve
-from selfsup.data.torchvision_sets import idx_files, torchvision_set
+from selfsup.data.source import not_read, resolve
+from selfsup.data.sources import open_source
+from selfsup.data.sources.digits import digits
+from selfsup.data.sources.image_folder import image_folder
+from selfsup.data.sources.torchvision import idx_files, torchvision_set
 from selfsup.errors import UserError
 from tests.data.make import class_folders, data, noise, shards
 
-SOURCE_ROOT = str(Path(decode.__file__).parents[2])
+SOURCE_ROOT = str(Path(decode.__file__).parents[3])
 PNG = decode.png(noise(4, 5))
 
 
@@ -367,7 +370,8 @@ def test_digits_are_those_of_scikit_learn():
 
 
 def test_digits_import_neither_scikit_learn_nor_torch():
-    code = "import sys; from selfsup.data.sources import digits; digits(); print({'sklearn', 'torch'} & {*sys.modules})"
+    code = "from selfsup.data.sources.digits import digits; digits(); import sys; "
+    code += "print({'sklearn', 'torch'} & {*sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": SOURCE_ROOT}, capture_output=True
     )

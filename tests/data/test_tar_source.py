@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfsup.data import decode
 from selfsup.data.fetch import list_shards
-from selfsup.data.sources import Source
-from selfsup.data.tar_source import tar_shards
+from selfsup.data.formats import image as decode
+from selfsup.data.source import Source
+from selfsup.data.sources.webdataset import tar_shards
 from selfsup.errors import UserError
 from tests.data.make import contents, file, noise, shards
 

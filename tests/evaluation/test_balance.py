@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from selfsup.evaluation import few_label, knn, linear
 from selfsup.evaluation.balance import balance, commonest, majority, uneven_line
 from selfsup.evaluation.compare import accuracy, paired, rank, standard_error
-from selfsup.evaluation.result import Splits, scored
+from selfsup.evaluation.protocols import few_label, knn, linear
+from selfsup.evaluation.result import scored
+from selfsup.features.store import Splits
 from selfsup.params import KNN, FewLabel, Linear
 
 CLASSES = ["a", "b", "c"]

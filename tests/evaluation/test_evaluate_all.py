@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from selfsup.data.loader import open_split
-from selfsup.evaluation.result import Splits
 from selfsup.evaluation.run import PROTOCOLS, evaluate, insufficient
+from selfsup.features.store import Splits
 from tests.data.make import class_folders, shards
 from tests.evaluation import workspace
 
@@ -39,7 +39,7 @@ def test_every_protocol_has_one_module_with_a_run():
 
     assert PROTOCOLS == ["few_label", "knn", "linear"]
     for protocol in PROTOCOLS:
-        assert callable(importlib.import_module(f"selfsup.evaluation.{protocol}").run)
+        assert callable(importlib.import_module(f"selfsup.evaluation.protocols.{protocol}").run)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

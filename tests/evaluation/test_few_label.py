@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from selfsup.evaluation import few_label
-from selfsup.evaluation.result import Splits
+from selfsup.evaluation.protocols import few_label
+from selfsup.features.store import Splits
 from selfsup.params import FewLabel
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [40, 25, 10, 6]))

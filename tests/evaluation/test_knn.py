@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from selfsup.evaluation import knn
-from selfsup.evaluation.result import Splits
+from selfsup.evaluation.protocols import knn
+from selfsup.features.store import Splits
 from selfsup.params import KNN
 
 

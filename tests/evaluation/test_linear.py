@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from selfsup.evaluation import linear, logistic
-from selfsup.evaluation.result import Splits
+from selfsup.evaluation import logistic
+from selfsup.evaluation.protocols import linear
+from selfsup.features.store import Splits
 from selfsup.params import Linear
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
+from selfsup.config import parse
 from selfsup.data.loader import open_split
-from selfsup.evaluation.result import Splits
+from selfsup.features.store import Splits
 from selfsup.params import Params
-from selfsup.strict import parse
 from tests.helpers import values
 
 PLACES = {  # noise around the class centres

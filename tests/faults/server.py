@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from werkzeug.serving import WSGIRequestHandler, make_server
 
-from selfsup import tracking, tracking_writer
 from selfsup.params import Tracking
+from selfsup.tracking import runs as tracking
+from selfsup.tracking import writer as tracking_writer
 
 if TYPE_CHECKING:
     import pytest

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from selfsup import logs
-from selfsup.data import sources, writer
+from selfsup.data import source as sources
+from selfsup.data import writer
 from selfsup.data.index import verify
 from selfsup.data.loader import open_split
 from selfsup.data.shards import write

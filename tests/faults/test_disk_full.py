@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from selfsup import tracking
-from selfsup.backbones import Pixels
 from selfsup.data import decoded
 from selfsup.data.loader import open_split
 from selfsup.data.shards import write
 from selfsup.errors import one_line_errors
-from selfsup.evaluation.extraction import write_feature_set
+from selfsup.features.writer import write_feature_set
+from selfsup.nets.image import Pixels
 from selfsup.params import Tracking
+from selfsup.tracking import runs as tracking
 from selfsup.training import checkpoint
 from selfsup.training.curves import Curves
 from tests.data.make import contents, data

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfsup.data import decode, fetch
+from selfsup.data import fetch
+from selfsup.data.formats import image as decode
 from selfsup.data.index import verify
 from selfsup.data.shards import write
-from selfsup.data.tar_source import read_ref, tar_shards
+from selfsup.data.sources.webdataset import read_ref, tar_shards
 from selfsup.errors import UserError
 from tests.data.make import class_folders, data, file, noise, shards
 from tests.data.test_tar_source import image, samples, tar

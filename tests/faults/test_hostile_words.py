@@ -13,7 +13,7 @@ from selfsup import params
 from selfsup.data.loader import open_split
 from selfsup.data.shards import write
 from selfsup.errors import UserError, one_line_errors
-from selfsup.evaluation.features import FeatureSet
+from selfsup.features.store import FeatureSet
 from selfsup.training import checkpoint
 from tests.data.make import class_folders, data
 from tests.helpers import ROOT

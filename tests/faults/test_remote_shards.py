@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from selfsup.data import download
-from selfsup.data.tar_source import tar_shards
+from selfsup.data.sources.webdataset import tar_shards
 from selfsup.errors import UserError
 from tests.data.make import contents, shards
 from tests.data.test_tar_source import check, samples, tar

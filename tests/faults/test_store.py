@@ -10,7 +10,8 @@ from contextlib import closing
 
 import pytest
 
-from selfsup import tracking, tracking_writer
+from selfsup.tracking import runs as tracking
+from selfsup.tracking import writer as tracking_writer
 from tests.faults.server import Server, cut, in_a_thread, late, recorded, says, store, trickle, wait_for
 
 HTML = b"<!doctype html><title>Bad gateway</title>"

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfsup.evaluation.extraction import write_features
 from selfsup.features.encode import embed, encode
+from selfsup.features.writer import write_features
 from selfsup.task import Batch
 
 SIZE, STORE, SAMPLES = 8, 14, 7

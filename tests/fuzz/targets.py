@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from selfsup import params
-from selfsup.data import decode, tar_source
+from selfsup.data.formats import image as decode
 from selfsup.data.index import Index, load_index
 from selfsup.data.loader import open_split
+from selfsup.data.sources import webdataset as tar_source
 from selfsup.errors import UserError
 from selfsup.training.build import method_params
 from tests.data.make import class_folders, contents, data, noise, shards

@@ -36,7 +36,7 @@ def test_the_loss_of_a_step_is_both_directions_and_the_target_gets_no_gradient(s
     task, split, _ = build("byol", shards, double=True)
     task.train()
     batch = split.gather(torch.arange(8))
-    from selfsup.views.draw import Draw
+    from selfsup.draw import Draw
 
     a, b = task.views(batch, Draw(0, 0, batch["id"]))
     moved(task.target)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.nn.contrastive import unit
 from selfsup.task import Progress
-from selfsup.views.draw import Draw
 from tests.contract.runs import build
 
 BOTH = ["deepcluster_v2", "sela_v2"]

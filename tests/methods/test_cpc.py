@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.methods.cpc import patches_of
 from selfsup.task import Progress
-from selfsup.views.draw import Draw
 from tests.contract.runs import build
 
 START = Progress(0, 10, 5)

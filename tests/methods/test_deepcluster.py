@@ -5,12 +5,12 @@ import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.methods.deepcluster import Sobel
 from selfsup.params import SGD
 from selfsup.task import Progress
 from selfsup.training import loop
-from selfsup.views.draw import Draw
 from tests.contract.runs import build, trained
 from tests.helpers import processes
 

@@ -8,13 +8,13 @@ import pytest
 import timm
 import torch
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
-from selfsup.export import export_backbone
+from selfsup.nets.export import export_backbone
 from selfsup.nn.heads import CosineLayer
 from selfsup.task import Progress
 from selfsup.training import monitors
 from selfsup.training.loop import in_eval_mode
-from selfsup.views.draw import Draw
 from tests.contract.runs import build, moved, trained
 from tests.helpers import processes, values
 

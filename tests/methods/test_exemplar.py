@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.methods.exemplar import batch_hard
 from selfsup.task import Progress
-from selfsup.views.draw import Draw
 from tests.contract.runs import build, steps_in_float64
 from tests.helpers import processes
 

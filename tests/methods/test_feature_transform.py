@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.methods.feature_transform import beta, extrapolate, interpolate
 from selfsup.nn.contrastive import info_nce, key_similarities, unit
 from selfsup.task import Progress
-from selfsup.views.draw import Draw
 from tests.contract.runs import build, moved, trained
 from tests.helpers import processes
 

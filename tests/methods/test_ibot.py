@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
+from selfsup.families.multicrop import cross_views
 from selfsup.methods.ibot import koleo, masked_patches
-from selfsup.multicrop import cross_views
 from selfsup.nn.sinkhorn import sinkhorn
 from selfsup.task import Progress
-from selfsup.views.draw import Draw
 from tests.contract.runs import build, moved, steps_in_float64
 from tests.helpers import processes
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.methods.mae import masked_mse, patchify, take
 from selfsup.task import Progress
-from selfsup.views.draw import Draw
 from tests.contract.runs import build
 from tests.helpers import values
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.methods.metric_learning import FORMS, distances, root
 from selfsup.task import Progress
-from selfsup.views.draw import Draw
 from tests.contract.runs import build, trained
 from tests.helpers import processes
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.methods.moco_v3 import contrast
 from selfsup.task import Progress
 from selfsup.training.health import layer_norms
-from selfsup.views.draw import Draw
 from tests.contract.runs import build, moved, trained
 from tests.helpers import processes, values
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.draw import Draw
 from selfsup.methods.pixel_contrast import centres, consistency, positives
 from selfsup.task import Progress
-from selfsup.views.draw import Draw
-from selfsup.views.recipe import two_places, two_views
+from selfsup.views.image.recipe import two_places, two_views
 from tests.contract.runs import build, moved
 from tests.helpers import params
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.methods.ressl import relation
 from selfsup.task import Progress
-from selfsup.views.draw import Draw
-from selfsup.views.recipe import crop_view
+from selfsup.views.image.recipe import crop_view
 from tests.contract.runs import build, moved
 
 START = Progress(0, 10, 5)

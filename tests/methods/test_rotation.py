@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from selfsup.draw import Draw
 from selfsup.task import Progress
-from selfsup.views.draw import Draw
 from tests.contract.runs import build
 
 BLOCK = {"backbone": "conv", "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}}

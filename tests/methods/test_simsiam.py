@@ -21,7 +21,7 @@ def outputs(task, views):
 
 @pytest.fixture
 def built(hundred):
-    from selfsup.views.draw import Draw
+    from selfsup.draw import Draw
 
     task, split, params = build("simsiam", hundred, double=True)
     batch = split.gather(torch.arange(12))

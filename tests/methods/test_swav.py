@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
-from selfsup.multicrop import cross_views, pooled
+from selfsup.families.multicrop import cross_views, pooled
 from selfsup.task import Progress
-from selfsup.views.draw import Draw
 from tests.contract.runs import build
 from tests.helpers import values
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from selfsup.nn.distributed import free_port
+from selfsup.processes.launch import free_port
 
 
 def test_a_port_is_free_and_no_outgoing_connection_can_take_it():

@@ -92,7 +92,7 @@ def test_no_cluster_is_empty_even_among_equal_rows():
 
 def _of_rank() -> list[int]:
     from selfsup.nn.distributed import rank
-    from selfsup.training.loop import make_accelerator
+    from selfsup.processes.accelerator import make_accelerator
 
     make_accelerator("fp32")
     x, _ = blobs()

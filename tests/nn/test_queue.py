@@ -6,10 +6,10 @@ from collections import deque
 import pytest
 import torch
 
+from selfsup.draw import Draw, epoch_order
 from selfsup.errors import UserError
 from selfsup.nn.ema import cosine_momentum
 from selfsup.nn.queue import Queue, in_order
-from selfsup.views.draw import Draw, epoch_order
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 10])  # of a queue of 7: a divisor, none, all of it, more than it

@@ -11,8 +11,9 @@ from PIL import Image
 from selfsup import digests
 from selfsup.data.shards import write
 from selfsup.errors import UserError
-from selfsup.evaluation.result import Splits, scored
+from selfsup.evaluation.result import scored
 from selfsup.evaluation.run import evaluate
+from selfsup.features.store import Splits
 from selfsup.report import page, pictures
 from selfsup.report.scores import Scores
 from tests.evaluation import workspace

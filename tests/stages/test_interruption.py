@@ -88,7 +88,8 @@ def test_a_polite_signal_writes_a_checkpoint_at_once(shards, tmp_path, quiet, wo
 LATE = """
 import os, signal, sys, time
 sys.path.insert(0, {stages!r})
-import launch, pretrain
+import pretrain
+from selfsup.processes import launch
 from selfsup.training import session
 stage = int(os.environ.setdefault("STAGE", str(os.getpid())))
 train, clear = pretrain.work, session.finished

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
+from selfsup.data.loader import open_splits
 from selfsup.errors import one_line_errors
 from selfsup.training.build import build_task
-from selfsup.training.session import open_splits
 from tests.evaluation import workspace
 from tests.helpers import ROOT
 
@@ -82,8 +82,7 @@ def test_old_outs_stay_and_the_next_run_has_the_same_bits(stage, hundred, tmp_pa
 
 
 def test_a_killed_launcher_is_said_instead_of_its_notices(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(ROOT / "stages"))
-    import launch
+    from selfsup.processes import launch
 
     notices = "The following values were not passed to `accelerate launch` and had defaults used instead"
     expected = "error: the processes' launcher was killed by signal 9; run the same command again"
@@ -112,9 +111,8 @@ Root Cause (first observed failure):
 
 
 @pytest.mark.parametrize(("first", "second", "expected"), [(75, -9, "process 1"), (-9, 75, "process 0"), (1, -15, "")])
-def test_the_process_that_was_killed_is_the_one_named(first, second, expected, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "stages"))
-    import launch
+def test_the_process_that_was_killed_is_the_one_named(first, second, expected):
+    from selfsup.processes import launch
 
     said = launch.last_word(ELASTIC.format(first, second), [])
     assert said.startswith(f"error: {expected} was killed by signal 9") if expected else not said

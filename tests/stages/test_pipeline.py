@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from selfsup.config import parse
 from selfsup.data.loader import open_split
 from selfsup.params import Params
-from selfsup.strict import parse
 from tests.helpers import ROOT, SMALL, values
 
 SMALLEST = SMALL | {

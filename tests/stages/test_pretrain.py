@@ -14,7 +14,8 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from selfsup.evaluation.extraction import SPLITS
+from selfsup.data.loader import open_splits
+from selfsup.features.writer import SPLITS
 from selfsup.params import load
 from tests.helpers import ROOT, SMALL, small, values
 
@@ -124,8 +125,8 @@ def test_nonsense_in_nproc(world, hundred, tmp_path):
 
 
 def test_more_processes_than_gpus(monkeypatch):
-    import launch
     from selfsup.errors import UserError
+    from selfsup.processes import launch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     launch.check_devices(2)
@@ -190,7 +191,7 @@ def test_a_configuration_that_is_being_trained_is_waited_for(hundred, tmp_path, 
 
     folder = workspace(tmp_path, hundred)
     params = load(folder / "params.yaml")
-    splits = session.open_splits(params.data, folder / "data/shards", verified=True)
+    splits = open_splits(params.data, folder / "data/shards", verified=True)
     resume = session.resume_folder(Path(), "pretrain", params, "simclr", splits["train"].checksum)
     command, log = [sys.executable, str(ROOT / "stages/pretrain.py")], tmp_path / "log"
     with session.owned(folder / resume), log.open("w") as file:

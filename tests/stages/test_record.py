@@ -5,12 +5,13 @@ import sys
 
 import pytest
 
-from selfsup import digests, tracking
+from selfsup import digests
+from selfsup.tracking import runs as tracking
 from tests.helpers import ROOT, params
 
 sys.path.insert(0, str(ROOT / "stages"))
 
-import record
+from selfsup.tracking import record
 
 pytestmark = pytest.mark.usefixtures("opened")
 ORIGIN = {"knn": {"labels": "l", "parameters": "p", "features": {"method": "f", "pixels": "x"}}}

@@ -9,7 +9,7 @@ import pytest
 ASKED = """
 import signal, sys, time
 from datetime import timedelta
-from selfsup.training import interruption
+from selfsup.processes import interruption
 
 interruption.GRACE = 1
 with interruption.Interruption(timedelta(seconds=9)) as asked:

@@ -13,10 +13,23 @@ from selfsup.training.session import code_checksum
     [
         (
             "deepcluster",
-            ["features/encode.py", "nn/kmeans.py", "methods/deepcluster.py", "training/loop.py", "views/ops.py"],
-            ["evaluation/linear.py", "evaluation/knn.py", "report/page.py", "data/sources.py", "methods/byol.py"],
+            ["features/encode.py", "nn/kmeans.py", "methods/deepcluster.py", "training/loop.py", "views/image/ops.py"],
+            [
+                *("evaluation/protocols/linear.py", "evaluation/protocols/knn.py", "report/page.py"),
+                *("data/sources/image_folder.py", "methods/byol.py"),
+            ],
         ),
-        ("dino", ["multicrop.py", "nn/ema.py", "backbones.py", "data/decode.py"], ["nn/kmeans.py", "siamese.py"]),
+        (
+            "dino",
+            [
+                "families/distillation.py",
+                "families/multicrop.py",
+                "nn/ema.py",
+                "nets/image.py",
+                "data/formats/image.py",
+            ],
+            ["nn/kmeans.py", "families/momentum.py", "families/clusters.py"],
+        ),
     ],
 )
 def test_only_code_that_decides_weights_is_in_the_checksum(method, decides, does_not, tmp_path):

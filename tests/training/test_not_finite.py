@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from selfsup.data.loader import open_splits
 from selfsup.data.shards import write
 from selfsup.errors import UserError
-from selfsup.training import session
 from selfsup.training.health import stop_if_not_finite
 from tests.helpers import params
 
@@ -26,7 +26,7 @@ def split_of(tmp_path, images):
         Image.fromarray(image).save(tmp_path / f"images/{i:02}.png")
     data = params(data__source="image_folder", data__path=str(tmp_path / "images"), data__cache="memory").data
     write(data, 0, tmp_path / "shards", processes=1)
-    return session.open_splits(data, tmp_path / "shards", verified=True)["train"]
+    return open_splits(data, tmp_path / "shards", verified=True)["train"]
 
 
 def noise(count: int = 60) -> np.ndarray:

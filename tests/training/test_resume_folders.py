@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from selfsup import resume
-from selfsup.training import session
+from selfsup.data.loader import open_splits
+from selfsup.training import resume, session
 from tests.helpers import params, small
 
 
@@ -134,7 +134,7 @@ def test_what_is_in_use_stays(tmp_path, role):
 
 def test_a_run_notes_what_it_is_of(hundred, tmp_path):
     chosen = small(method="rotation", pretrain__epochs=1, pretrain__batch_size=64)
-    splits = session.open_splits(chosen.data, hundred, verified=True)
+    splits = open_splits(chosen.data, hundred, verified=True)
     folder = session.resume_folder(tmp_path, "pretrain", chosen, "rotation", splits["train"].checksum)
     session.run(chosen, "rotation", "conv", splits, folder, "rotation", lambda row, step: None)
     of = json.loads((folder / resume.NOTE).read_text())

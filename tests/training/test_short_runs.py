@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from selfsup import methods
+from selfsup.data.loader import open_splits
+from selfsup.draw import Draw
 from selfsup.epochs import AtMost, fitted, shortened
 from selfsup.params import Pretrain
 from selfsup.task import Progress
@@ -14,7 +16,6 @@ from selfsup.training import session
 from selfsup.training.build import build_task, method_params, short_run
 from selfsup.training.loop import Plan, peak_lr, train
 from selfsup.training.schedule import warmup_cosine
-from selfsup.views.draw import Draw
 from tests.contract.runs import state
 from tests.helpers import METHODS, params, small, values
 
@@ -73,7 +74,7 @@ def test_all_knobs_that_count_epochs_are_known(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_starts_with_its_defaults(method, epochs, shards):
     chosen = params(method=method, pretrain__epochs=epochs, data__cache="none")
-    split = session.open_splits(chosen.data, shards, verified=True)["train"]
+    split = open_splits(chosen.data, shards, verified=True)["train"]
     build_task(chosen, method, method_params(chosen, method).backbone, split)
 
 
@@ -96,7 +97,7 @@ LAST = {"swav": "prototypes", "dino": "head.1.weight", "ibot": "head.1.weight"}
 def test_a_layer_that_is_frozen_first_trains_in_the_second_half(method, epochs, hundred, tmp_path):
     knobs = {"pretrain__epochs": epochs, "pretrain__warmup_epochs": 5, f"methods__{method}__frozen_epochs": 1}
     chosen = small(method=method, **DEFAULTS | knobs)
-    splits = session.open_splits(chosen.data, hundred, verified=True)
+    splits = open_splits(chosen.data, hundred, verified=True)
     architecture = method_params(chosen, method).backbone
     before = state(build_task(chosen, method, architecture, splits["train"]))[LAST[method]]
     seen: list[bool] = []
@@ -116,7 +117,7 @@ def test_a_layer_that_is_frozen_first_trains_in_the_second_half(method, epochs, 
 
 def test_the_queue_acts_from_the_middle_of_a_short_run(hundred):
     chosen = small(method="swav", pretrain__epochs=1, **DEFAULTS)
-    split = session.open_splits(chosen.data, hundred, verified=True)["train"]
+    split = open_splits(chosen.data, hundred, verified=True)["train"]
     task = build_task(chosen, "swav", "conv", split)
     views = task.views(split.gather(range(32)), Draw(0, 0, torch.arange(32)))
     losses = []
@@ -130,7 +131,7 @@ def test_the_queue_acts_from_the_middle_of_a_short_run(hundred):
 
 def test_the_note_is_printed_by_the_run(hundred, tmp_path, capsys):
     chosen = small(method="rotation", pretrain__epochs=1, pretrain__warmup_epochs=5)
-    splits = session.open_splits(chosen.data, hundred, verified=True)
+    splits = open_splits(chosen.data, hundred, verified=True)
     session.run(chosen, "rotation", "conv", splits, tmp_path, "rotation", lambda row, step: None)
     said = capsys.readouterr().err
     assert said.count("note: pretrain.epochs: 1 shortens pretrain.warmup_epochs from 5 to 0.5\n") == 1

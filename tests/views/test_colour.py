@@ -9,7 +9,7 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 
-from selfsup.views import colour
+from selfsup.views.image import colour
 from tests.views.test_ops import FLOATS, B, pictures, rand
 
 FACTORS = {

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfsup.views.draw import Draw
-from selfsup.views.recipe import two_views
+from selfsup.draw import Draw
+from selfsup.views.image.recipe import two_views
 from tests.contract.runs import build
 from tests.helpers import METHODS, params
 

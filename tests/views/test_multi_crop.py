@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from selfsup.draw import Draw
 from selfsup.params import CropsParams
-from selfsup.views import recipe
-from selfsup.views.draw import Draw
+from selfsup.views.image import recipe
 from tests.views.test_recipe import IDS, pictures, rows, views
 
 CROPS = CropsParams(count=3, size=9, scale=[0.05, 0.2])

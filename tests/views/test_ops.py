@@ -7,7 +7,7 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 
-from selfsup.views import ops
+from selfsup.views.image import ops
 
 B = 24
 FLOATS = [(torch.float32, 2e-6), (torch.float64, 1e-13)]  # dtype, largest error allowed on values in 0..1

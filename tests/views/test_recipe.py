@@ -9,9 +9,9 @@ import torchvision.transforms.v2.functional as tv
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
+from selfsup.draw import Draw
 from selfsup.params import ViewsParams
-from selfsup.views import recipe
-from selfsup.views.draw import Draw
+from selfsup.views.image import recipe
 from tests.helpers import params
 
 EVERYTHING = {

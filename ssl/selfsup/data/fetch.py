@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from selfsup.data.download import Stopped, download, shown
-from selfsup.data.sources import resolve
+from selfsup.data.source import resolve
 from selfsup.errors import UserError
 
 STREAMS = ("pipe:", "http:", "https:")  # nothing can be listed there

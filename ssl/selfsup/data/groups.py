@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from selfsup.data.sources import Samples, resolve
+from selfsup.data.source import Samples, resolve
 from selfsup.errors import UserError
 from selfsup.params import GroupTable
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
+from selfsup.config import Strict
 from selfsup.errors import UserError
-from selfsup.strict import Strict
 
 SCHEMA = 2
 REMEDY = "run `dvc repro --force --single-item shard` to write the shards again"

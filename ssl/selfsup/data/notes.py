@@ -7,7 +7,7 @@ import numpy as np
 from selfsup.data import copies
 from selfsup.data.index import Copies
 from selfsup.data.plan import Plan
-from selfsup.data.sources import SPLITS
+from selfsup.data.source import SPLITS
 from selfsup.errors import UserError
 from selfsup.params import Data
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from selfsup.data.names import Names
-from selfsup.data.sources import SPLITS, Samples, Source
+from selfsup.data.source import SPLITS, Samples, Source
 from selfsup.data.splits import held_out, held_out_groups, kept, places, random_keys
 from selfsup.errors import UserError
 from selfsup.params import Data

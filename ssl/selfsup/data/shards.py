@@ -15,7 +15,8 @@ from selfsup.data.notes import copied, grouped, rare
 from selfsup.data.plan import Plan, check_classes, lacking, plan
 from selfsup.data.ranges import Survey
 from selfsup.data.ranges import notes as range_notes
-from selfsup.data.sources import SPLITS, Samples, open_source
+from selfsup.data.source import SPLITS, Samples
+from selfsup.data.sources import open_source
 from selfsup.data.writer import Job, Written, run
 from selfsup.files import replaced
 from selfsup.params import Data

@@ -6,7 +6,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from selfsup.data.sources import SPLITS, Walk, files_below, resolve
+from selfsup.data.source import SPLITS, resolve
+from selfsup.data.sources.image_folder import Walk, files_below
 from selfsup.params import Data, GroupTable
 
 

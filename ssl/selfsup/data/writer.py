@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from selfsup.data import decode
 from selfsup.data.copies import digest
+from selfsup.data.formats import image as decode
 from selfsup.data.index import Range, Shard, Skipped, describe
 from selfsup.data.moments import Moments
 from selfsup.data.ranges import Span, Survey, decide
-from selfsup.data.sources import Samples
+from selfsup.data.source import Samples
 from selfsup.errors import UserError
 from selfsup.params import Data
 

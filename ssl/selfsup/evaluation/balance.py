@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from selfsup.evaluation.result import Result, Splits, scored
+from selfsup.evaluation.result import Result, scored
+from selfsup.features.store import Splits
 
-MAJORITY = "majority"
 SPLITS = ("train", "test")
 RATIO = 1.5
 """Classes are uneven where the largest of a split has more than this many times the images of its smallest."""

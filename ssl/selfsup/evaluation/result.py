@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from selfsup.evaluation.compare import accuracy, standard_error
-
-
-class Splits(NamedTuple):
-    """One array for each split: features [N D], or labels [N]."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
+from selfsup.features.store import Splits
 
 
 @dataclass

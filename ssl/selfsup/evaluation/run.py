@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from selfsup import digests
-from selfsup.evaluation.balance import MAJORITY, balance, majority, uneven_line
+from selfsup.config import Strict
+from selfsup.evaluation.balance import balance, majority, uneven_line
 from selfsup.evaluation.compare import accuracy, paired
-from selfsup.evaluation.features import FeatureSet, check_current, find
-from selfsup.evaluation.result import Result, Splits
+from selfsup.evaluation.result import Result
+from selfsup.features.store import MAJORITY, FeatureSet, Splits, check_current, find
 from selfsup.files import replaced, write_json
 from selfsup.params import Evaluation, Params
-from selfsup.strict import Strict
 
 PROTOCOLS = sorted(set(Evaluation.model_fields) - {"protocols"})
 
@@ -69,7 +69,7 @@ def evaluate(protocol: str, params: Params, inputs: Inputs | None = None) -> dic
     image, whose mean is the metric; `<row>/predicted`; `label`), `details.json` (choices and the readings behind them,
     the balance of the classes) and CSV tables.
     """
-    module = importlib.import_module(f"selfsup.evaluation.{protocol}")
+    module = importlib.import_module(f"selfsup.evaluation.protocols.{protocol}")
     labels, classes, sets, missing, _, rare = inputs = inputs or read_inputs(params)
     metrics_path, folder = Path(f"metrics/evaluate/{protocol}.json"), Path(f"evaluations/{protocol}")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from selfsup.data.loader import Split, ordered_batches
 from selfsup.nn.distributed import rank, sum_over_ranks, world
-from selfsup.views.recipe import centre_view
+from selfsup.views.image.recipe import centre_view
 
 BATCH = 256
 

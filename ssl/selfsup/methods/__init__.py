@@ -2,9 +2,9 @@
 
 import importlib
 
+from selfsup.config import choose, known
 from selfsup.errors import UserError
 from selfsup.params import METHODS, MethodParams
-from selfsup.strict import choose, known
 from selfsup.task import Task
 
 

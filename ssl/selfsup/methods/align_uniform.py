@@ -10,11 +10,11 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
+from selfsup.families.two_views import Siamese
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather
 from selfsup.nn.hypersphere import alignment, uniformity
 from selfsup.params import HeadParams, MethodParams
-from selfsup.siamese import Siamese
 from selfsup.task import Facts, Output, Progress
 
 

@@ -16,9 +16,9 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
+from selfsup.families.two_views import Siamese
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
-from selfsup.siamese import Siamese
 from selfsup.task import Facts, Output, Progress
 
 

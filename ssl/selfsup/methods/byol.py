@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfsup.draw import Draw
 from selfsup.nn.distributed import gather
 from selfsup.nn.ema import cosine_momentum, ema_update, target_of
 from selfsup.nn.heads import mlp, predictor
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
 from selfsup.task import Batch, Facts, Output, Progress, Task
-from selfsup.views.draw import Draw
-from selfsup.views.recipe import two_views
+from selfsup.views.image.recipe import two_views
 
 
 class Params(MethodParams):

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from selfsup.draw import Draw
 from selfsup.epochs import Period
 from selfsup.errors import UserError
 from selfsup.nn.distributed import gather
 from selfsup.nn.kmeans import spherical_kmeans, whitened
 from selfsup.params import MethodParams
 from selfsup.task import Batch, Facts, Output, Progress, Task
-from selfsup.views.draw import Draw
-from selfsup.views.recipe import crop_view
+from selfsup.views.image.recipe import crop_view
 
 
 class Params(MethodParams):

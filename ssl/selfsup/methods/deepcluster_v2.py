@@ -8,7 +8,7 @@ need no new classifier each epoch: spherical k-means puts them where the images 
 import torch
 from torch import Tensor
 
-from selfsup.multicrop import Clusters, ClustersParams
+from selfsup.families.clusters import Clusters, ClustersParams
 from selfsup.nn.contrastive import unit
 from selfsup.nn.kmeans import spherical_kmeans
 from selfsup.task import Facts

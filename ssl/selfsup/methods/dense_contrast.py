@@ -13,13 +13,14 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from selfsup.families.momentum import Momentum
+from selfsup.families.two_views import places
 from selfsup.nn.contrastive import info_nce, key_similarities, unit
 from selfsup.nn.distributed import gather
 from selfsup.nn.ema import ema_update, target_of
 from selfsup.nn.heads import mlp
 from selfsup.nn.queue import Queue, in_order
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities, Probability
-from selfsup.siamese import Momentum, places
 from selfsup.task import Facts, Output, Progress
 
 

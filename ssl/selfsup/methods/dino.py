@@ -19,7 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from selfsup.multicrop import Teacher, TeacherParams, cross_views, pooled
+from selfsup.families.distillation import Teacher, TeacherParams
+from selfsup.families.multicrop import cross_views, pooled
 from selfsup.nn.distributed import gather, mean_over_ranks
 from selfsup.task import Output, Progress
 

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from selfsup.draw import Draw
+from selfsup.families.momentum import Momentum
 from selfsup.nn.contrastive import info_nce, queue_similarities, unit
 from selfsup.nn.distributed import gather
 from selfsup.nn.queue import Queue, in_order
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
-from selfsup.siamese import Momentum
 from selfsup.task import Batch, Facts, Output, Progress
-from selfsup.views.draw import Draw
 
 Shape = Annotated[float, Field(ge=1)]
 

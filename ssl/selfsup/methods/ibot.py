@@ -21,16 +21,17 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
-from selfsup.multicrop import Teacher, TeacherParams, cross_views, pooled
+from selfsup.families.distillation import Teacher, TeacherParams
+from selfsup.families.multicrop import cross_views, pooled
+from selfsup.families.two_views import places
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather, mean_over_ranks, rank
 from selfsup.nn.sinkhorn import sinkhorn
 from selfsup.params import Probability
-from selfsup.siamese import places
 from selfsup.task import Batch, Facts, Output, Progress
-from selfsup.views.draw import Draw
-from selfsup.views.recipe import patch_mask
+from selfsup.views.image.recipe import patch_mask
 
 
 class Params(TeacherParams):

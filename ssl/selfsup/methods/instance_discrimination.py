@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.nn.contrastive import queue_similarities, unit
 from selfsup.nn.distributed import gather, world
 from selfsup.nn.heads import mlp
 from selfsup.params import HeadParams, MethodParams, Probability
 from selfsup.task import Batch, Facts, Output, Progress, Task
-from selfsup.views.draw import Draw
-from selfsup.views.recipe import strong_view
+from selfsup.views.image.recipe import strong_view
 
 
 class Params(MethodParams):

@@ -12,14 +12,14 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from selfsup.config import Strict
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.nn.distributed import gather
 from selfsup.nn.positions import sincos_positions
 from selfsup.params import MethodParams
-from selfsup.strict import Strict
 from selfsup.task import Batch, Facts, Output, Progress, Task
-from selfsup.views.draw import Draw
-from selfsup.views.recipe import crop_view, patch_mask
+from selfsup.views.image.recipe import crop_view, patch_mask
 
 
 class DecoderParams(Strict):

@@ -14,13 +14,13 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
+from selfsup.families.two_views import Siamese
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
-from selfsup.siamese import Siamese
 from selfsup.task import Batch, Facts, Output, Progress
-from selfsup.views.draw import Draw
 
 
 class Params(MethodParams):

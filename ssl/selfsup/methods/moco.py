@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from selfsup.families.momentum import Momentum
 from selfsup.nn.contrastive import info_nce, key_similarities
 from selfsup.nn.distributed import gather
 from selfsup.nn.queue import Queue, in_order
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
-from selfsup.siamese import Momentum
 from selfsup.task import Facts, Output, Progress
 
 

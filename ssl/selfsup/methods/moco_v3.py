@@ -19,11 +19,11 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from selfsup.errors import UserError
+from selfsup.families.momentum import Momentum
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather
 from selfsup.nn.heads import predictor
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
-from selfsup.siamese import Momentum
 from selfsup.task import Facts, Output, Progress
 
 

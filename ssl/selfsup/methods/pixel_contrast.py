@@ -11,13 +11,14 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
+from selfsup.draw import Draw
+from selfsup.families.momentum import Momentum
+from selfsup.families.two_views import places
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
-from selfsup.siamese import Momentum, places
 from selfsup.task import Batch, Facts, Output, Progress
-from selfsup.views.draw import Draw
-from selfsup.views.recipe import two_places
+from selfsup.views.image.recipe import two_places
 
 
 class Params(MethodParams):

@@ -13,14 +13,14 @@ from typing import Self
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from selfsup.draw import Draw
+from selfsup.families.momentum import Momentum
 from selfsup.nn.contrastive import queue_similarities
 from selfsup.nn.distributed import gather
 from selfsup.nn.queue import Queue, in_order
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
-from selfsup.siamese import Momentum
 from selfsup.task import Batch, Facts, Output, Progress
-from selfsup.views.draw import Draw
-from selfsup.views.recipe import crop_view, strong_view
+from selfsup.views.image.recipe import crop_view, strong_view
 
 
 class Params(MethodParams):

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfsup.draw import Draw
 from selfsup.nn.distributed import gather
 from selfsup.params import MethodParams
 from selfsup.task import Batch, Facts, Output, Progress, Task
-from selfsup.views.draw import Draw
-from selfsup.views.ops import rotate_eighths
-from selfsup.views.recipe import crop_view
+from selfsup.views.image.ops import rotate_eighths
+from selfsup.views.image.recipe import crop_view
 
 
 class Params(MethodParams):

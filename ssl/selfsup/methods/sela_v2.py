@@ -11,7 +11,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from selfsup.multicrop import Clusters, ClustersParams
+from selfsup.families.clusters import Clusters, ClustersParams
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import of_first_rank
 from selfsup.nn.sinkhorn import sinkhorn

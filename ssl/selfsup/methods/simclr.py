@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from selfsup.families.two_views import Siamese
 from selfsup.nn.contrastive import info_nce, over_anchors
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
-from selfsup.siamese import Siamese
 from selfsup.task import Facts, Output, Progress
 
 

@@ -11,10 +11,10 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
+from selfsup.families.two_views import Siamese
 from selfsup.nn.contrastive import over_anchors, ring
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
-from selfsup.siamese import Siamese
 from selfsup.task import Facts, Output, Progress
 
 

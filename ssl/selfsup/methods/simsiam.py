@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selfsup.families.two_views import Siamese
 from selfsup.nn.distributed import gather
 from selfsup.nn.heads import predictor
 from selfsup.params import HeadParams, MethodParams
-from selfsup.siamese import Siamese
 from selfsup.task import Facts, Group, Output, Progress, decayed_groups
 
 

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.nn.distributed import gather, sum_over_ranks, world
 from selfsup.params import MethodParams
 from selfsup.task import Batch, Facts, Output, Progress, Task
-from selfsup.views.draw import Draw
-from selfsup.views.recipe import crop_view
+from selfsup.views.image.recipe import crop_view
 
 
 class Params(MethodParams):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from selfsup.epochs import Epochs
 from selfsup.errors import UserError
-from selfsup.multicrop import MultiCrop, cross_views, pooled
+from selfsup.families.multicrop import MultiCrop, cross_views, pooled
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather, rank
 from selfsup.nn.heads import mlp

@@ -6,25 +6,9 @@ the gradient of one process that holds the whole batch, whether each rank comput
 only that of its own rows.
 """
 
-import random
-import socket
-from contextlib import suppress
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-
-def free_port() -> int:
-    """A free TCP port for processes to meet at.
-
-    None of those that the system gives to outgoing connections, which might take it before it is listened on.
-    """
-    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise OSError("no free port found between 20000 and 32000")
 
 
 def world() -> int:

@@ -16,10 +16,10 @@ import numpy as np
 from selfsup import digests
 from selfsup.data.index import load_index
 from selfsup.errors import UserError
-from selfsup.evaluation.balance import MAJORITY, RATIO, uneven_line
-from selfsup.evaluation.features import WEIGHTS, FeatureSet
-from selfsup.evaluation.label_free import label_free
+from selfsup.evaluation.balance import RATIO, uneven_line
 from selfsup.evaluation.run import read_inputs
+from selfsup.features.measures import label_free
+from selfsup.features.store import MAJORITY, WEIGHTS, FeatureSet
 from selfsup.files import replaced
 from selfsup.report import charts, pictures
 from selfsup.report.scores import NAMES, Column, Scores, columns, confusions, headline, read_scores

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from selfsup.evaluation.balance import MAJORITY, uneven_line
+from selfsup.evaluation.balance import uneven_line
 from selfsup.evaluation.compare import Difference, accuracy, paired, rank
-from selfsup.evaluation.features import ROWS
+from selfsup.features.store import MAJORITY, ROWS
 
 NAMES = {"supervised": "supervised", "random": "random weights", "pixels": "raw pixels", MAJORITY: "majority class"}
 

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from selfsup.data.loader import Split
+from selfsup.draw import Draw
 from selfsup.task import Task
-from selfsup.views.draw import Draw
-from selfsup.views.recipe import centre_view
+from selfsup.views.image.recipe import centre_view
 
 IMAGES, MOST_VIEWS, TILE = 8, 8, 64
 

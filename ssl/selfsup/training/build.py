@@ -3,14 +3,14 @@
 import torch
 
 from selfsup import methods
-from selfsup.backbones import Backbone, build_backbone
+from selfsup.config import parse
 from selfsup.data.loader import Split
 from selfsup.epochs import fitted, shortened
 from selfsup.errors import UserError
+from selfsup.nets.image import Backbone, build_backbone
 from selfsup.params import MethodParams, Params
-from selfsup.strict import parse
 from selfsup.task import Facts, Task
-from selfsup.training.loop import peak_lr, planned_steps
+from selfsup.training.schedule import peak_lr, planned_steps
 
 
 def method_params(params: Params, name: str) -> MethodParams:

@@ -7,12 +7,9 @@ that is killed and started again therefore ends with the same bits as one that w
 from __future__ import annotations
 
 import logging
-import os
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,21 +21,21 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from selfsup.data.loader import Split, train_batches
+from selfsup.draw import Draw, splitmix64
 from selfsup.epochs import fitted
 from selfsup.errors import UserError
 from selfsup.features.encode import encode
 from selfsup.nn.batchnorm import globalise
 from selfsup.nn.distributed import mean_over_ranks, rank, world
 from selfsup.params import LARS, SGD, AdamW, Pretrain
+from selfsup.processes.accelerator import make_accelerator, rank_timeout
+from selfsup.processes.interruption import Interruption
 from selfsup.task import Batch, Output, Progress, Task
 from selfsup.training import checkpoint, chunks, monitors
 from selfsup.training.curves import Curves
 from selfsup.training.health import finite, layer_norms, stop_if_not_finite
-from selfsup.training.interruption import Interruption
-from selfsup.training.memory import keep_freed_memory
 from selfsup.training.optimizers import apply_schedules, build_optimizer
-from selfsup.training.schedule import warmup_cosine
-from selfsup.views.draw import Draw, splitmix64
+from selfsup.training.schedule import peak_lr, planned_steps, warmup_cosine
 
 _log = logging.getLogger(__name__)
 
@@ -68,49 +65,10 @@ class Result:
     skipped: int = 0  # steps skipped for fp16 overflow
 
 
-def planned_steps(samples: int, pretrain: Pretrain) -> int:
-    """Optimiser steps of the whole run; the last, incomplete batch of an epoch is dropped."""
-    return pretrain.epochs * (samples // pretrain.batch_size)
-
-
-def peak_lr(optimizer: SGD | LARS | AdamW, pretrain: Pretrain) -> float:
-    """The learning rate at the end of the warm-up: `lr` is per 256 images."""
-    return optimizer.lr * pretrain.batch_size / 256
-
-
 def reseed(seed: int, step: int, chunk: int = 0) -> None:
     """Torch's own generator (dropout) becomes a function of seed, step, chunk and rank."""
     key = splitmix64(splitmix64(torch.tensor([seed])) + (step << 30) + (chunk << 15) + rank())
     torch.manual_seed(int(key) & (2**63 - 1))
-
-
-def rank_timeout() -> timedelta:
-    """How long processes wait for one that does not answer: RANK_TIMEOUT seconds (600)."""
-    seconds = os.environ.get("RANK_TIMEOUT", "600")
-    if not seconds.isdigit() or int(seconds) < 1:
-        raise UserError(f"RANK_TIMEOUT={seconds}: must be a whole number of seconds from 1")
-    return timedelta(seconds=int(seconds))
-
-
-def make_accelerator(precision: str) -> Any:
-    """Accelerate's handle on devices, processes and precision."""
-    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("pretrain.precision: fp16 needs a CUDA device; use fp32 or bf16 here")
-    keep_freed_memory()
-    warnings.filterwarnings(
-        "ignore", message=".*broadcast_buffers.*", category=FutureWarning
-    )  # its successor is too new
-    return Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision={"fp32": "no"}.get(precision, precision),
-        # every rank holds the same buffers by construction, or a method's own
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=rank_timeout()),
-        ],
-    )
 
 
 def sweep(task: Task, split: Split, device: torch.device, size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 
+from selfsup.params import LARS, SGD, AdamW, Pretrain
 from selfsup.task import Progress, Schedule
 
 
@@ -19,3 +20,13 @@ def warmup_cosine(peak: float, warmup_steps: float) -> Schedule:
         return peak * (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
 
     return lr
+
+
+def planned_steps(samples: int, pretrain: Pretrain) -> int:
+    """Optimiser steps of the whole run; the last, incomplete batch of an epoch is dropped."""
+    return pretrain.epochs * (samples // pretrain.batch_size)
+
+
+def peak_lr(optimizer: SGD | LARS | AdamW, pretrain: Pretrain) -> float:
+    """The learning rate at the end of the warm-up: `lr` is per 256 images."""
+    return optimizer.lr * pretrain.batch_size / 256

@@ -13,25 +13,19 @@ import torch
 from filelock import Timeout
 from torch import nn
 
-from selfsup import digests, resume
-from selfsup.data.loader import Split, open_split
+from selfsup import digests
+from selfsup.data.loader import Split
 from selfsup.features.encode import embed
 from selfsup.imports import PACKAGE, closure
 from selfsup.nn.distributed import rank, world
-from selfsup.params import Data, Params
+from selfsup.params import Params
 from selfsup.task import Task
+from selfsup.training import resume
 from selfsup.training.build import build_task, method_params, short_run
 from selfsup.training.loop import Plan, Result, train
 
 _log = logging.getLogger(__name__)
 BANK = 20_000  # images that the kNN probe compares with, at most
-
-
-def open_splits(data: Data, folder: Path | str = "data/shards", verified: bool = False) -> dict[str, Split]:
-    """All splits by name, verified as `data.verify` says, or by size alone when another process just did."""
-    if verified:
-        data = data.model_copy(update={"verify": "size"})
-    return {name: open_split(folder, name, data) for name in ("train", "validation", "test")}
 
 
 def code_checksum(method: str, package: Path = PACKAGE) -> str:
@@ -83,7 +77,7 @@ def knn_probe(params: Params, train_split: Split, validation: Split) -> Callable
     """A reading of kNN accuracy on the validation split against (at most `BANK`) training images."""
 
     def probe(encoder: nn.Module) -> dict[str, float]:
-        from selfsup.evaluation.knn import knn_accuracy  # late: faiss is needed only here
+        from selfsup.evaluation.protocols.knn import knn_accuracy  # late: faiss is needed only here
 
         device = next(encoder.parameters()).device
         bank, bank_labels = embed(encoder, train_split, device, params.data.image_size, BANK)

@@ -1,0 +1,145 @@
+"""What a store holds stays: finished runs are not changed, and artifacts are found where the project lies now."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from selfsup.tracking.store import Record, Store
+from selfsup.tracking.writer import Writer
+
+
+def record(key, metrics=None, values=None, file=None, end="FINISHED", **opening):
+    """A stage's run as its writer gets it."""
+    now = round(time.time() * 1000)
+    common = {"key": key, "experiment": "e", "name": key, "parent": None, "training": None, "time": now, "tags": {}}
+    common |= {"values": {name: str(value) for name, value in (values or {}).items()}}
+    own = Record(common | opening)
+    own.points = [[name, value, now, 0] for name, value in (metrics or {}).items()]
+    own.files = [{"artifact": str(file), "folder": ""}] if file else []
+    own.end = [end, now + 1]
+    time.sleep(0.005)  # the clock of a later stage is later
+    return own
+
+
+def deliver(folder, *records, old=False):
+    store = Store(f"sqlite:///{folder}/mlflow.db")
+    store.reach(False, 1.0)
+    for one in records:
+        assert list(store.deliver(one, old)) == []
+        while one.files:
+            store.upload(one)
+
+
+def client(folder):
+    return MlflowClient(f"sqlite:///{folder}/mlflow.db")
+
+
+def run(folder, name):
+    own = client(folder)
+    (found,) = own.search_runs([own.get_experiment_by_name("e").experiment_id], f"attributes.run_name = '{name}'")
+    return found
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project with a finished run that has an artifact, and a run that was killed."""
+    folder = tmp_path_factory.mktemp("place") / "100% of ours"
+    folder.mkdir()
+    (folder / "page.html").write_text("of the original")
+    done = record("done", {"knn": 0.75}, {"k": [5]}, folder / "page.html", tags={"dvc.experiment": "first"})
+    deliver(folder, done, record("killed", {"loss": 1.0}, {"k": 5}, end="KILLED"))
+    return folder
+
+
+@pytest.fixture
+def copied(project, tmp_path):
+    """Each test its own copy."""
+    shutil.copytree(project, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def listed(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_finished_run_that_is_opened_again_only_takes_what_it_does_not_have(copied):
+    before = run(copied, "done")
+    (copied / "page.html").write_text("of another evaluation")
+    other = {"dvc.experiment": "second", "device": "x"}
+    again = record(
+        "done", {"knn": 0.5, "linear": 0.25}, {"k": [200], "c": 1}, copied / "page.html", "FAILED", tags=other
+    )
+    deliver(copied, again)
+    after = run(copied, "done")
+    assert after.data.metrics == {"knn": 0.75, "linear": 0.25}
+    assert (after.data.params, after.data.tags) == (before.data.params, before.data.tags)
+    assert (after.info.status, after.info.end_time) == ("FINISHED", before.info.end_time)
+    assert [path.read_text() for path in copied.rglob("artifacts/page.html")] == ["of the original"]
+    deliver(copied, record("done", {"knn": 0.5}, {"k": [200]}), old=True)  # kept while the store was away
+    assert run(copied, "done").data.metrics == after.data.metrics
+
+
+def test_what_a_finished_run_missed_before_its_end_still_arrives(copied):
+    late = record("done", {"loss": 2.0}, {"lr": 1}, time=0)
+    deliver(copied, late, old=True)
+    found = run(copied, "done")
+    assert found.data.metrics == {"knn": 0.75, "loss": 2.0} and found.data.params["lr"] == "1"
+
+
+def test_a_killed_run_is_continued_under_its_new_name(copied):
+    deliver(copied, record("killed", {"knn": 0.5}, {"k": 7, "c": 1}, tags={"dvc.experiment": "second"}))
+    found = run(copied, "killed")
+    assert found.data.metrics == {"loss": 1.0, "knn": 0.5} and found.info.status == "FINISHED"
+    assert found.data.params == {"k": "5", "c": "1"} and found.data.tags["dvc.experiment"] == "second"
+
+
+def test_an_evaluation_is_linked_to_its_training(copied):
+    deliver(copied, record("other", training="done"))
+    assert run(copied, "other").data.tags["training"] == run(copied, "done").info.run_id
+
+
+def test_a_copy_never_writes_into_the_original(project, copied):
+    before = listed(project)
+    (copied / "new.html").write_text("of the copy")
+    deliver(copied, record("new", file=copied / "new.html"))
+    assert listed(project) == before
+    found = {name: run(copied, name).info.run_id for name in ("done", "new")}
+    texts = {name: Path(client(copied).download_artifacts(one, ".")).rglob("*.html") for name, one in found.items()}
+    assert {name: [path.read_text() for path in paths] for name, paths in texts.items()} == {
+        "done": ["of the original"],
+        "new": ["of the copy"],
+    }
+    assert all(Path(path).is_relative_to(copied) for path in copied.rglob("new.html"))
+    assert len(list(copied.rglob("mlartifacts/*/artifacts/*.html"))) == 2
+
+
+def test_a_project_that_was_renamed_finds_its_artifacts_again(copied):
+    """As `make ui` does before it starts the server."""
+    import subprocess
+    import sys
+
+    renamed = copied.rename(copied.with_name("renamed"))
+    command = [sys.executable, "-m", "selfsup.tracking.store", "mlflow.db"]
+    done = subprocess.run(command, cwd=renamed, capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    place = client(renamed).download_artifacts(run(renamed, "done").info.run_id, "page.html")
+    assert Path(place).read_text() == "of the original"
+    assert subprocess.run(command, cwd=copied.parent, capture_output=True).returncode == 0  # nothing recorded yet
+
+
+def test_artifacts_that_lie_elsewhere_stay_there(copied, tmp_path):
+    own = client(copied)
+    places = ["s3://bucket/mlartifacts", str(tmp_path / "shared"), "mlflow-artifacts:/7"]
+    for place in places:
+        own.create_experiment(place.replace("/", " "), artifact_location=place)
+    deliver(copied, record("new"))
+    assert [client(copied).get_experiment_by_name(p.replace("/", " ")).artifact_location for p in places] == places
+
+
+def test_what_is_kept_is_found_by_the_project_wherever_it_lies(tmp_path):
+    marks = {Writer(f"sqlite:///{tmp_path}/{n}/mlflow.db", None, tmp_path / n / ".cache/tracking").mark() for n in "ab"}
+    assert len(marks) == 1
+    assert Writer("http://a", None, tmp_path).mark() != Writer("http://b", None, tmp_path).mark()
