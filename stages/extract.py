@@ -6,69 +6,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
-from selfsup.data.index import verify
-from selfsup.errors import UserError, missing, one_line_errors
+from selfsup.errors import one_line_errors
 from selfsup.params import load
-from selfsup.processes import launch
-from selfsup.tracking import record
-
-WEIGHTS = Path("models/pretrained/task.safetensors")
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    params, count = load(), launch.processes()
-    worker = launch.inside()
-    if count > 1 and not worker:
-        verify("data/shards", params.data.verify)  # once, and not by every process
-        launch.check_devices(count)
-        launch.relaunch(count)
-        return
-    launch.stop_on_sigterm()
-    with launch.quiet_when_left_alone():
-        work(params, count, verified=worker)
+    params = load()
+    from selfsup.training.extraction import extract  # late: errors in params.yaml are printed at once
 
-
-def work(params, count: int, verified: bool) -> None:
-    import numpy as np
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from selfsup import digests
-    from selfsup.data.loader import open_splits
-    from selfsup.features.measures import label_free
-    from selfsup.features.writer import write_feature_set
-    from selfsup.files import write_json
-    from selfsup.processes.accelerator import make_accelerator
-    from selfsup.training.build import build_task, method_params
-
-    accelerator = make_accelerator("fp32")
-    launch.assert_world(count)
-    splits = open_splits(params.data, verified=verified)
-    architecture = method_params(params, params.method).backbone
-    task = build_task(params, params.method, architecture, splits["train"])
-    try:
-        task.load_state_dict(load_file(WEIGHTS))
-    except FileNotFoundError:
-        raise missing(WEIGHTS) from None
-    except SafetensorError as error:
-        raise UserError(f"{WEIGHTS}: damaged ({error}); run `dvc repro --force --single-item pretrain`") from None
-    encoder = task.encoder().to(accelerator.device)
-    weights = digests.of_files(WEIGHTS)
-    facts = {"method": params.method, "backbone": architecture, "epochs": params.pretrain.epochs, "weights": weights}
-    chief = accelerator.is_main_process
-    with record.nested(params, "extract", weights, chief=chief) as (_, run), launch.quiet_when_left_alone():
-        folder = Path("features/pretrained")
-        meta = write_feature_set(encoder, splits, accelerator.device, params.data.image_size, folder, facts)
-        if chief:
-            test = np.load(folder / "test.npy", mmap_mode="r")
-            found = label_free(test, params.seed)
-            origin = {"images": splits["train"].checksum, "weights": weights}
-            metrics = {"method": params.method, "seed": params.seed, "computed_from": origin}
-            write_json(Path("metrics/extract.json"), metrics | {"features": meta["digest"], "test": found})
-            write_json(Path("metrics/times/extract.json"), {"images_per_second": meta["images_per_second"]})
-            run.metrics(found, 0)
-            print(f"features: {meta['width']} numbers an image, {meta['images_per_second']:.0f} images/s")
+    extract(params)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,13 @@
 """`stages/extract.py`, without a network."""
 
-import sys
-
 import pytest
 
-from tests.helpers import ROOT, params
-
-
-@pytest.fixture
-def extract(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "stages")
-    monkeypatch.setattr(sys, "argv", ["extract.py"])
-    import extract
-
-    monkeypatch.setattr(extract, "load", params)
-    return extract
+from selfsup.training import extraction as extract
+from tests.helpers import params
 
 
 @pytest.mark.parametrize(("count", "inside"), [(1, False), (2, False), (2, True)])
-def test_shards_are_verified_by_one_process(extract, monkeypatch, count, inside):
+def test_shards_are_verified_by_one_process(monkeypatch, count, inside):
     """Hashing takes a pass over all bytes: the launcher does it for its workers, and a lone process for itself."""
     done = []
 
@@ -29,5 +18,5 @@ def test_shards_are_verified_by_one_process(extract, monkeypatch, count, inside)
     monkeypatch.setattr(extract.launch, "stop_on_sigterm", lambda: None)
     monkeypatch.setattr(extract, "verify", lambda _, level: done.append(level))
     monkeypatch.setattr(extract, "work", lambda *_, verified: done.append("size" if verified else "full"))
-    extract.main()
+    extract.extract(params())
     assert done == (["size"] if inside else ["full"])

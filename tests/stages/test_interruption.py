@@ -90,9 +90,9 @@ import os, signal, sys, time
 sys.path.insert(0, {stages!r})
 import pretrain
 from selfsup.processes import launch
-from selfsup.training import session
+from selfsup.training import pretraining, session
 stage = int(os.environ.setdefault("STAGE", str(os.getpid())))
-train, clear = pretrain.work, session.finished
+train, clear = pretraining.work, session.finished
 def work(*given):
     train(*given)
     if launch.first_process() and {when!r} == "before":
@@ -103,7 +103,7 @@ def work(*given):
 def finished(resume):
     clear(resume)
     os.kill(stage, signal.SIGTERM)
-pretrain.work, session.finished = work, finished
+pretraining.work, session.finished = work, finished
 pretrain.main()
 """
 

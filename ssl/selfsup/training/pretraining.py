@@ -1,0 +1,72 @@
+"""The stage `pretrain`: from the chosen method to weights, an exported backbone, metrics and curves."""
+
+import json
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from selfsup import digests
+from selfsup.data.loader import Split
+from selfsup.files import replaced, write_json
+from selfsup.nets.export import export_backbone
+from selfsup.params import Params
+from selfsup.processes import launch
+from selfsup.processes.accelerator import make_accelerator
+from selfsup.tracking import record
+from selfsup.training import session, stage
+from selfsup.training.build import method_params
+from selfsup.training.curves import write_csv
+
+WEIGHTS = Path("models/pretrained/task.safetensors")
+_log = logging.getLogger("selfsup.pretrain")
+
+
+def pretrain(params: Params) -> None:
+    """Train `params.method` on NPROC processes and write models/pretrained, models/backbone, metrics and curves.
+
+    Equal trainings leave equal files, except for metrics/times/pretrain.json. Raises `UserError`.
+    """
+    method_params(params, params.method)
+    stage.alone("pretrain", params, params.method, partial(work, params))
+
+
+def work(params: Params, splits: Mapping[str, Split], resume: Path, count: int) -> None:
+    """Train the chosen method on the splits and write its outputs; checkpoints go to the folder `resume`."""
+    accelerator = make_accelerator(params.pretrain.precision)
+    launch.assert_world(count)
+    chief, architecture = accelerator.is_main_process, method_params(params, params.method).backbone
+    checksum = splits["train"].checksum
+    with record.training(params, chief, checksum, resume) as (parent, run), launch.quiet_when_left_alone():
+        task, result = session.run(params, params.method, architecture, splits, resume, params.method, run.metrics)
+        if not chief:
+            return
+        metrics = session.summary(task, result, params.method, architecture, params, checksum)
+        times = session.times(result)
+        task = task.eval().cpu()
+        with replaced(WEIGHTS.parent) as folder, replaced(Path("models/backbone")) as exported:
+            folder.mkdir()
+            save_file({name: x.contiguous() for name, x in task.state_dict().items()}, folder / WEIGHTS.name)
+            weights = digests.of_files(folder / WEIGHTS.name)
+            export_backbone(task.encoder(), getattr(params.backbones, architecture), params.data.image_size, exported)
+        write_csv(result.rows, Path("plots/pretrain.csv"))
+        write_json(Path("metrics/pretrain.json"), metrics | {"weights": weights})
+        write_json(Path("metrics/times/pretrain.json"), times)
+        put_away(weights)
+        record.trained(params, parent, weights)
+        run.artifact("models/backbone", "backbone")
+    if result.alarm:
+        _log.warning("ALARM: %s", result.alarm)
+    speed = f"{times['images_per_second']:.0f} images/s"
+    print(f"{params.method}: {metrics['steps']} steps, loss {metrics['loss']:.4f}, {speed}")
+
+
+def put_away(weights: str) -> None:
+    """Remove figures of other weights, which would be read as those of this training; DVC keeps them in its cache."""
+    extracted = Path("metrics/extract.json")
+    found = json.loads(extracted.read_text()) if extracted.exists() else {}
+    if found.get("computed_from", {}).get("weights") != weights:  # an earlier version did not note it
+        for path in (extracted, *Path("metrics/evaluate").glob("*.json")):
+            path.unlink(missing_ok=True)
