@@ -113,7 +113,7 @@ class Training:
         for process in project.bearing(self.mark):
             try:
                 rank = process.environ().get("RANK")
-                if rank is not None and "tracking_writer" not in " ".join(process.cmdline()):
+                if rank is not None and "tracking/writer" not in " ".join(process.cmdline()):
                     found[int(rank)] = process
             except psutil.NoSuchProcess:
                 continue

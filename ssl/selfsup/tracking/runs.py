@@ -1,4 +1,4 @@
-"""Experiment tracking: a stage is an MLflow run, kept by a writer process beside it (`tracking_writer.py`).
+"""Experiment tracking: a stage is an MLflow run, kept by a writer process beside it (`writer.py`).
 
 The writer is a process of its own because importing MLflow takes seconds of pure Python, which in a thread would hold
 up the stage, and because its client blocks and prints. The stage only puts JSON lines into a pipe, without ever waiting
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _REACHED, _UNREACHED, _KILLED = 60.0, 5.0, 4.0  # seconds that the end of a stage waits for its store, at most
 _BACKLOG = 16_000_000  # bytes kept for a writer that does not read
-_WRITER = Path(__file__).with_name("tracking_writer.py")
+_WRITER = Path(__file__).with_name("writer.py")
 _ENVIRONMENT = {  # of the writer
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -131,7 +131,7 @@ class Run:
         self._ended = True
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Tell the writer, in the words of `tracking_writer.py`."""
+        """Tell the writer, in the words of `writer.py`."""
         if self._channel and not self._ended:
             self._channel.send({"run": self.key, **message})
 

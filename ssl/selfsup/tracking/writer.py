@@ -1,4 +1,4 @@
-"""The process that writes a stage's runs to their store; `tracking.py` starts it.
+"""The process that writes a stage's runs to their store; `runs.py` starts it.
 
 Reads JSON lines from stdin: the store's URI first, then messages that each have the key of a run, to `open` it, with
 `metrics` and `artifact`, and to `finish` it. Writes to stdout when it reached the store, the keys of runs that are
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from selfsup.tracking.store import Record, Store, database
 
