@@ -14,8 +14,9 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help env reproduce test fuzz kills soak lint lint-docker study table ui lock clean clean-resume clean-cache
+.PHONY: help env reproduce test fuzz kills soak lint lint-docker docs docs-serve study table ui lock clean clean-resume clean-cache
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -62,6 +63,13 @@ lint: env  ## check style and types
 lint-docker: env  ## check the Dockerfile
 	$(UV) tool run --quiet --from $(HADOLINT) hadolint Dockerfile
 
+docs: env  ## build the documentation in site/; a warning or a broken link is an error
+	.venv/bin/mkdocs build --quiet --strict
+
+docs-serve: PORT := 8000
+docs-serve: env  ## show the documentation at 127.0.0.1:PORT (8000) and rebuild it after every edit
+	.venv/bin/mkdocs serve --no-strict --dev-addr 127.0.0.1:$(PORT)
+
 study: env  ## run one of the textbooks' experiments: make study NAME=temperature; all: studies/*.yaml
 	.venv/bin/python studies/run.py $(NAME)
 
@@ -74,7 +82,7 @@ ui: env  ## show the runs at 127.0.0.1:PORT (5000)
 		--host 127.0.0.1 --port $(PORT) --workers 1
 
 lock: env  ## write requirements.lock anew from pyproject.toml
-	$(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 --extra dev --extra docs pyproject.toml -o requirements.lock
 
 clean:  ## remove what the tools left behind, but no result and no environment
 	rm -rf .pytest_cache .ruff_cache .mypy_cache

@@ -324,7 +324,8 @@ def locked() -> dict[str, str]:
 def test_the_lock_holds_what_the_project_asks_for():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = locked()
-    for line in project["dependencies"] + project["optional-dependencies"]["dev"]:
+    extras = project["optional-dependencies"]
+    for line in [*project["dependencies"], *extras["dev"], *extras["docs"]]:
         asked = Requirement(line)
         assert asked.specifier.contains(pins[canonicalize_name(asked.name)]), f"{line}: run `make lock`"
 
