@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -319,6 +320,35 @@ def test_unexplained_values_are_found():
 def locked() -> dict[str, str]:
     pins = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     return {canonicalize_name(name): version for name, version in pins}
+
+
+def undeclared(sources: list[Path], declared: list[str]) -> set[str]:
+    """Third-party modules that are imported although no requirement in `declared` is of their distribution."""
+    names = {canonicalize_name(Requirement(line).name) for line in declared}
+    found = set()
+    for node in [node for path in sources for node in ast.walk(ast.parse(path.read_text()))]:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module).partition(".")[0])
+    found -= sys.stdlib_module_names
+    here = {path.stem for path in [*SOURCES, *(ROOT / "benchmarks").glob("*.py")]} | {"selfsup", "tests", "benchmarks"}
+    of = packages_distributions()
+    return {one for one in found - here if not names & {canonicalize_name(name) for name in of.get(one, [one])}}
+
+
+@pytest.mark.parametrize(("folders", "extra"), [("ssl stages studies", ""), ("tests", "dev"), ("benchmarks", "bench")])
+def test_what_is_imported_is_declared(folders, extra):
+    """A package that only comes along with another one may be gone with that one's next version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = project["dependencies"] + project["optional-dependencies"].get(extra, [])
+    sources = [path for folder in folders.split() for path in (ROOT / folder).rglob("*.py")]
+    assert undeclared(sources, declared) == set()
+
+
+def test_undeclared_imports_are_found(tmp_path):
+    (tmp_path / "a.py").write_text("import json, yaml, sklearn.svm, selfsup.draw\nfrom ruamel.yaml import YAML\n")
+    assert undeclared([tmp_path / "a.py"], ["scikit_learn>=1"]) == {"yaml", "ruamel"}
 
 
 def test_the_lock_holds_what_the_project_asks_for():
