@@ -57,7 +57,7 @@ def readings() -> dict[str, float]:
     run = json.loads((ROOT / "metrics/pretrain.json").read_text())
     times = json.loads((ROOT / "metrics/times/pretrain.json").read_text())
     out = {"loss": run["loss"], "seconds": times["seconds"], "alarm": float(bool(run["alarm"]))}
-    out |= {name: run["last"][name] for name in ("spread", "rank_me") if name in run["last"]}  # of the embeddings
+    out |= {name: run["last"][name] for name in ("spread", "rankme") if name in run["last"]}  # of the embeddings
     for path in (ROOT / "metrics/evaluate").glob("*.json"):
         for row, scores in json.loads(path.read_text())[path.stem].items():
             if "top1" in scores:

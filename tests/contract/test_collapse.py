@@ -27,9 +27,9 @@ def test_the_alarm_tells_a_collapse(case, shards, tmp_path):
     knobs = {f"methods__{method}__{name}": value for name, value in knobs.items()}
     result = processes(1, trained, method, shards, tmp_path, RUN | knobs)
     last = result.rows[-1]
-    print(f"{case}: spread {last['spread']:.3f}, rank {last['rank_me']:.1f}, {result.alarm}")
+    print(f"{case}: spread {last['spread']:.3f}, rank {last['rankme']:.1f}, {result.alarm}")
     assert (result.alarm or "").split(":")[0] == (begins or "")
     if begins is None:
         assert last["spread"] > 0.6  # 1: isotropic
     else:
-        assert last["spread"] < 0.1 if begins == "collapsed" else last["rank_me"] < 1.5
+        assert last["spread"] < 0.1 if begins == "collapsed" else last["rankme"] < 1.5

@@ -28,7 +28,7 @@ TITLES = {
     "uniformity": "uniformity of the centred features",
     "tolerance": "tolerance: similarity within classes, centred",
     "spread": "spread of the embeddings",
-    "rank_me": "effective rank of the embeddings",
+    "rankme": "effective rank of the embeddings",
     "seconds": "seconds of pretraining",
     "loss": "loss",
 }

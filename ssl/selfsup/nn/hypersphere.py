@@ -1,4 +1,4 @@
-"""How near the positives are, and how evenly all points lie on the hypersphere.
+"""How near positives are, and how evenly all points lie on the unit hypersphere: losses that also serve as measures.
 
 Wang & Isola 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
 Hypersphere", arXiv:2005.10242, section 4.1.
@@ -11,15 +11,16 @@ from torch import Tensor
 
 
 def alignment(a: Tensor, b: Tensor, alpha: float = 2.0) -> Tensor:  # [N D] of length 1 -> []
-    """E |a - b|^alpha over positive pairs."""
+    """Mean of |a_i - b_i|^alpha over the positive pairs, 0 (equal) to 2^alpha (opposite)."""
     return (a - b).square().sum(1).clamp(min=1e-24).pow(alpha / 2).mean()
 
 
 def uniformity(z: Tensor, t: float = 2.0) -> Tensor:  # [N D] of length 1 -> []
-    """log E exp(-t |z_i - z_j|^2) over pairs i != j, N >= 2.
+    """log mean exp(-t |z_i - z_j|^2) over the pairs i != j: 0 when all points are one, the lower the more even.
 
-    The sum stays in logarithms: e^(-4 t) leaves float32 at t of 26 and its gradient with it.
+    Two opposite points have -4 t; NaN for one point. The sum stays in logarithms: from t = 26 on e^(-4 t) is 0 in
+    float32, and its gradient with it.
     """
-    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    own, pairs = torch.eye(len(z), dtype=torch.bool, device=z.device), len(z) * (len(z) - 1)
     potential = (-t * (2 - 2 * z @ z.T)).masked_fill(own, -torch.inf)
-    return potential.flatten().logsumexp(0) - math.log(len(z) * (len(z) - 1))
+    return potential.flatten().logsumexp(0) - (math.log(pairs) if pairs else math.nan)
