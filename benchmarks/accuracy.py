@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from selfsup.compare import setup
 from selfsup.compare.experiment import experiment
 from selfsup.errors import one_line_errors
 
@@ -144,15 +145,14 @@ def conditions(args: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("setup", choices=sorted(path.name for path in (ROOT / "setups").iterdir()))
+    parser.add_argument("setup", choices=setup.names(ROOT))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("-S", "--set-param", action="append", default=[], help="a further override, as of dvc exp run")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/<set-up>.md")
     args = parser.parse_args()
     args.command = sys.argv[1:]
-    words = shlex.split((ROOT / "setups" / args.setup).read_text())
-    common = [word for word in words if word != "-S"] + args.set_param
+    common = [*setup.overrides(setup.base_of(ROOT), setup.read(ROOT, args.setup)), *args.set_param]
     out = args.out or ROOT / f"benchmarks/results/{args.setup}.md"
     done: dict[str, list[dict]] = {}
     for seed in args.seeds:

@@ -10,7 +10,6 @@ read. A last layer that falls behind an earlier one, or behind random weights, h
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import recipes
 import torch
 
+from selfsup.compare import setup
 from selfsup.data.loader import Split
 from selfsup.errors import UserError, one_line_errors
 from selfsup.evaluation.protocols.knn import knn_accuracy
@@ -82,12 +82,12 @@ def rows(method: str, overrides: list[str], patches: int | None) -> list[list[st
 
 def main() -> None:
     parser = common.arguments(__doc__, "layers-<method>.md")
-    parser.add_argument("setup", choices=sorted(path.name for path in (common.ROOT / "setups").iterdir()))
+    parser.add_argument("setup", choices=setup.names(common.ROOT))
     parser.add_argument("--methods", nargs="+", required=True, help="of one backbone: conv or vit")
     parser.add_argument("--patches", type=int, help="side of patches that overlap by half, pixels")
     parser.add_argument("-S", "--set-param", action="append", default=[], help="an override, as of dvc exp run")
     args = parser.parse_args()
-    overrides = [*shlex.split((common.ROOT / "setups" / args.setup).read_text()), *args.set_param]
+    overrides = recipes.overrides_of(args.setup, args.set_param)
     found = [row for method in args.methods for row in rows(method, overrides, args.patches)]
     if len({len(row) for row in found}) > 1:
         raise UserError("--methods: networks of different depth do not fit one table; give those of one backbone")

@@ -15,7 +15,6 @@ import hashlib
 import itertools
 import json
 import os
-import shlex
 import shutil
 import statistics
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 
 import common
 
+from selfsup.compare import setup
 from selfsup.data.loader import Split, open_splits
 from selfsup.data.shards import write
 from selfsup.errors import one_line_errors
@@ -38,13 +38,18 @@ KEPT = common.ROOT / ".cache" / "recipes"
 HELD_OUT = 0.49  # of the training images; `data.validation` ends below a half
 
 
+def overrides_of(name: str, more: list[str]) -> list[str]:
+    """A set-up in the words of `dvc exp run -S`, and `more` after it."""
+    return [*setup.overrides(setup.base_of(common.ROOT), setup.read(common.ROOT, name)), *more]
+
+
 def parameters(overrides: list[str]) -> Params:
     """`params.yaml` with overrides in the words of `dvc exp run -S`."""
     from dvc.utils.hydra import apply_overrides
 
     with tempfile.TemporaryDirectory() as folder:
         file = shutil.copy(common.ROOT / "params.yaml", folder)
-        apply_overrides(file, [word for word in overrides if word != "-S"])
+        apply_overrides(file, overrides)
         return load(file)
 
 
@@ -114,14 +119,14 @@ def row(method: str, setting: list[str], runs: list[dict[str, float]]) -> list[s
 
 def main() -> None:
     parser = common.arguments(__doc__, "recipes-<set-up>.md")
-    parser.add_argument("setup", choices=sorted(path.name for path in (common.ROOT / "setups").iterdir()))
+    parser.add_argument("setup", choices=setup.names(common.ROOT))
     parser.add_argument("--methods", nargs="+", required=True)
     parser.add_argument("--vary", nargs="+", action="append", default=[], metavar=("KNOB", "VALUE"),
                         help="a knob of the method's block and its values; several: all combinations")  # fmt: skip
     parser.add_argument("-S", "--set-param", action="append", default=[], help="an override, as of dvc exp run")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     args = parser.parse_args()
-    common_part = shlex.split((common.ROOT / "setups" / args.setup).read_text()) + args.set_param
+    common_part = overrides_of(args.setup, args.set_param)
     rows = []
     for method in args.methods:
         knobs = [[f"{name}={value}" for value in values] for name, *values in args.vary]

@@ -2,7 +2,7 @@
 
     python studies/run.py temperature                                   # on the data and budget of params.yaml
     python studies/run.py temperature --seeds 0 1 2 -S pretrain.epochs=100
-    python studies/run.py batch-size $(cat setups/cifar10)
+    python studies/run.py batch-size $(python -m selfsup.compare.setup cifar10)
 
 What is varied stands in studies/<name>.yaml. Each run is one `dvc exp run evaluate -S ...`, whose results DVC
 keeps: a study that was stopped goes on where it was. After every run studies/pages/<name>.html is written, and

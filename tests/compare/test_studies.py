@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
+from selfsup.compare import setup
 from selfsup.compare.experiment import experiment
 from selfsup.compare.study import Row, Study, load, plot, tolerance, write_page
 from selfsup.config import parse
@@ -66,7 +67,8 @@ def test_every_run_builds_its_method_on_the_digits(path, shards):
 
 def test_what_a_study_fixes_is_fixed_whatever_the_set_up():
     """Views that a set-up turns on must not come into the study of each alone."""
-    set_up = [word for word in (ROOT / "setups/fashion-mnist-10k").read_text().split() if word.startswith("views.")]
+    set_up = list(setup.overrides(setup.base_of(ROOT), setup.read(ROOT, "fashion-mnist-10k")))
+    set_up = [word for word in set_up if word.startswith("views.")]
     assert "views.flip=0.5" in set_up
     study = load(ROOT / "studies/augmentations.yaml")
     runs = {(row.setting, row.other): overrides for row, overrides in PLAN(study, [0], set_up)}

@@ -9,20 +9,17 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
 from selfsup import methods
 from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.nets.export import export_backbone
-from selfsup.nets.image import build_backbone
-from selfsup.params import load
 from selfsup.report.sheet import IMAGES, MOST_VIEWS, views_sheet
 from selfsup.task import Progress, Task
 from selfsup.training.build import method_params
 from tests.contract.runs import build, gradients, precisions
-from tests.helpers import METHODS, ROOT, processes, values
+from tests.helpers import METHODS, processes, values
 
 
 @pytest.fixture(scope="module")
@@ -153,21 +150,6 @@ def test_positions_that_are_learnt_are_not_decayed():
     weights, others = decayed_groups(torch.nn.ModuleDict({"net": net}))
     assert len(tables) == 2 and tables <= {id(p) for p in others.params}
     assert not tables & {id(p) for p in weights.params}
-
-
-def test_the_set_ups_build(tmp_path):
-    """Every documented set-up gives valid parameters and networks that see its images."""
-    from dvc.utils.hydra import apply_overrides
-
-    for setup in (ROOT / "setups").iterdir():
-        YAML().dump(values(), tmp_path / "params.yaml")
-        for _ in range(2):  # DVC leaves overrides in params.yaml, and the same command must work again
-            apply_overrides(tmp_path / "params.yaml", [word for word in setup.read_text().split() if word != "-S"])
-        chosen = load(tmp_path / "params.yaml")
-        for architecture in (chosen.backbones.conv, chosen.backbones.vit):
-            size = chosen.data.image_size
-            net = build_backbone(architecture, size, [0.5] * 3, [0.5] * 3).eval()
-            assert net(torch.rand(1, 3, size, size))["pooled"].shape == (1, net.width)
 
 
 @pytest.mark.parametrize("method", ["mae", "moco_v3", "dino", "ibot", "supervised"])

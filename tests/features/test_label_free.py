@@ -51,7 +51,8 @@ def test_uniformity_equals_its_double_sum():
 
 
 def test_uniformity_of_one_place_is_zero_and_of_opposite_ones_minus_eight():
-    assert measures.uniformity(torch.tensor([[0.6, 0.8]] * 5, dtype=torch.float64)).item() == pytest.approx(0, abs=1e-12)
+    one = torch.tensor([[0.6, 0.8]] * 5, dtype=torch.float64)
+    assert measures.uniformity(one).item() == pytest.approx(0, abs=1e-12)
     assert measures.uniformity(torch.tensor([[1.0, 0], [-1.0, 0]])).item() == pytest.approx(-8)
 
 
