@@ -3,5 +3,5 @@
 import os
 import sys
 
-if not sys.stderr.isatty():  # a log file wants a progress line now and then, not ten a second
+if not sys.stderr.isatty():  # a log file needs a progress line every 20 s, not ten per second
     os.environ.setdefault("TQDM_MININTERVAL", "20")

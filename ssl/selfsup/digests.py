@@ -1,4 +1,4 @@
-"""Digests that tell what a figure was computed from: 16 hexadecimal digits of SHA-256, equal where the bytes are."""
+"""Digests that identify what a figure was computed from: the first 16 hexadecimal digits of SHA-256."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def of_arrays(*arrays: np.ndarray) -> str:
 
 
 def of_values(values: Any) -> str:
-    """Digest of plain data: numbers, texts, lists, and dictionaries in whatever order."""
+    """Digest of plain data: numbers, texts, lists, and dictionaries in any order."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 

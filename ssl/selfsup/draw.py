@@ -36,7 +36,7 @@ def _number(use: str) -> int:
 
 @functools.cache
 def _columns(columns: tuple[tuple[str, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Use and step of each column, kept because bringing them to a GPU would wait for it."""
+    """Use and step of each column, cached because copying them to a GPU would wait for it."""
     numbers = [_number(use) for use, n in columns for _ in range(n)]
     steps = torch.tensor([i for _, n in columns for i in range(n)], device=device) * _GOLDEN
     return torch.tensor(numbers, device=device), steps
@@ -80,7 +80,7 @@ class Draw:
         return low + (high - low) * _unit(self.bits(use, *shape))
 
     def uniforms(self, columns: Mapping[str, int]) -> dict[str, Tensor]:
-        """`uniform(use, n)` [B, n] of several uses, given with their n, at hardly more than the cost of one."""
+        """`uniform(use, n)` [B, n] for several uses and their n, at about the cost of one call."""
         numbers, steps = _columns(tuple(columns.items()), self.key.device)
         bits = splitmix64(splitmix64(self.key[:, None] ^ numbers) + steps)
         return dict(zip(columns, _unit(bits).split(list(columns.values()), dim=1), strict=True))

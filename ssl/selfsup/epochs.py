@@ -1,4 +1,4 @@
-"""What a run that is too short for them makes of the parameters that count epochs."""
+"""Parameters that count epochs, shortened in a run that is too short for them."""
 
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
@@ -10,7 +10,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class AtMost:
-    """Marks a parameter that counts epochs: a run in which it would be more than `share` shortens it (`fitted`)."""
+    """Marks a parameter that counts epochs: `fitted` limits it to `share` of the run."""
 
     share: float  # of the run
     whole: bool = False  # a period, which is a whole number of epochs from 1
@@ -18,12 +18,12 @@ class AtMost:
 
 Epochs = Annotated[int, Field(ge=0), AtMost(1 / 2)]  # the first ones of a run
 WarmUp = Annotated[float, Field(ge=0), AtMost(1 / 2)]
-Readings = Annotated[int, Field(ge=0), AtMost(1, whole=True)]  # epochs between two looks at the training; 0: none
+Readings = Annotated[int, Field(ge=0), AtMost(1, whole=True)]  # epochs between two readings during training; 0: none
 Period = Annotated[int, Field(ge=1), AtMost(1 / 2, whole=True)]  # epochs between two events of the training
 
 
 def shortened(section: BaseModel, epochs: int) -> dict[str, float]:
-    """What a run of `epochs` has in place of the section's parameters that are too long for it, by name."""
+    """The shorter values, by name, of the section's parameters that are too long for a run of `epochs`."""
     found: dict[str, float] = {}
     for name, field in type(section).model_fields.items():
         for mark in field.metadata:
@@ -33,5 +33,5 @@ def shortened(section: BaseModel, epochs: int) -> dict[str, float]:
 
 
 def fitted(section: M, epochs: int) -> M:
-    """The section as a run of `epochs` takes it: with what is `shortened`."""
+    """The section for a run of `epochs`: with the values of `shortened`."""
     return section.model_copy(update=shortened(section, epochs))

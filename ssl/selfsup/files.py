@@ -1,4 +1,4 @@
-"""Outs that are whole or not there: written beside their place, which they take at the end."""
+"""Atomic outputs: written to a temporary path beside their place and renamed when complete."""
 
 import json
 import math
@@ -10,19 +10,19 @@ from typing import Any
 
 
 def beside(place: Path) -> Path:
-    """Where the new `place` is written."""
+    """The temporary path of the new `place`."""
     return place.with_name(place.name + ".partial")
 
 
 @contextmanager
 def replaced(place: Path) -> Iterator[Path]:
-    """Yield `beside(place)`, for a file or a folder that takes its place at the end.
+    """Yield `beside(place)`, a path for a file or a folder that replaces `place` at the end.
 
-    An error, a full disk or a kill leaves what was there before. The caller makes the file or the folder.
+    After an error, a full disk or a kill the previous `place` is unchanged. The caller creates the file or the folder.
     """
     new, old = beside(place), place.with_name(place.name + ".old")
     place.parent.mkdir(parents=True, exist_ok=True)
-    for left in (new, old):  # of a killed run
+    for left in (new, old):  # left by a killed run
         _remove(left)
     try:
         yield new

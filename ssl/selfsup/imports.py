@@ -1,8 +1,8 @@
-"""The project's files that another file runs, read off its import statements and those of what it imports.
+"""The project's files that a file imports, directly or through other files, found by parsing import statements.
 
-Two things follow from them: the dependencies in dvc.yaml, which tests/test_architecture.py holds to them, and the code
-of which a checkpoint must be to be resumed. An import inside a function counts like one at the top. Modules in
-`DECIDES_NOTHING` do not count, nor what they import.
+Two things are derived from them: the dependencies in dvc.yaml, which tests/test_architecture.py compares with them, and
+the digest of the code that wrote a checkpoint. An import inside a function counts like one at the top. Modules in
+`DECIDES_NOTHING` and their imports do not count.
 """
 
 import ast
@@ -18,18 +18,18 @@ DECIDES_NOTHING = {
     "selfsup.config",
     # lines for a reader, and the log
     "selfsup.logs",
-    # what a run left, which no other run reads
+    # lists and deletes checkpoints; no run reads it
     "selfsup.training.resume",
-    # runs are recorded outside of what a stage writes
+    # runs are recorded outside the stage's outputs
     "selfsup.tracking",
     "selfsup.tracking.record",
     "selfsup.tracking.runs",
     "selfsup.tracking.store",
     "selfsup.tracking.writer",
-    # readings of kNN during training are for the eye: a change of the protocol must not retrain
+    # kNN readings during training are only displayed: a change of the protocol must not retrain
     "selfsup.evaluation.protocols",
     "selfsup.evaluation.protocols.knn",
-    # these very lines tell only what there is to compare
+    # this module only lists files
     "selfsup.imports",
 }
 
@@ -53,7 +53,7 @@ def imports(source: str) -> frozenset[str]:
             name = ast.unparse(node.args[0])
             if not re.fullmatch(r"f?(['\"])\w[\w.]*(\.\{\w+\})?\1", name):
                 raise ValueError(
-                    f"{ast.unparse(node)}: nobody can read off what it imports; name the package and folder"
+                    f"{ast.unparse(node)}: the imported module cannot be read off; name the package and folder"
                 )
             found.add(name.removeprefix("f").strip("'\""))
     return frozenset(found)

@@ -3,7 +3,7 @@
 SELFSUP_LOG=warning dvc repro      no notes, only warnings and errors; debug | info (the default) | warning | error
 SELFSUP_LOG=debug dvc repro        every step with its time and module, and the traceback of every error
 
-A module logs by `logging.getLogger("selfsup.<module>")`. Results are no log: stages print them on stdout.
+A module logs with `logging.getLogger("selfsup.<module>")`. Results are not logged: stages print them on stdout.
 """
 
 import copy
@@ -22,12 +22,12 @@ _LONGEST = 200_000  # characters of one file
 
 
 def one_line(text: str) -> str:
-    """One line, whatever is in the names of files and classes: line ends and other controls are written out."""
+    """One line: line ends and other control characters, such as in names of files and classes, are escaped."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class _Stderr(logging.Handler):
-    """What stderr is at the moment, which a worker replaces by the launcher's."""
+    """Writes to the current `sys.stderr`, which a worker process replaces by the launcher's."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -48,7 +48,7 @@ def level() -> str:
 
 
 def configure() -> None:
-    """Log to stderr what is of the level of SELFSUP_LOG, or above it. Raises `ValueError` for an unknown level."""
+    """Log records of the level of SELFSUP_LOG or above to stderr. Raises `ValueError` for an unknown level."""
     name = level()
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, _Stderr)]:
@@ -56,12 +56,12 @@ def configure() -> None:
     handler = _Stderr(name.upper())
     debug = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     handler.setFormatter(logging.Formatter(debug if name == "debug" else "%(message)s"))
-    root.addHandler(handler)  # libraries' warnings take the same way
+    root.addHandler(handler)  # libraries' warnings are logged in the same way
     logging.getLogger("selfsup").setLevel(name.upper())
 
 
 def keep_fault(text: str) -> Path:
-    """Write a fault's traceback to a new file in .cache/logs, of which the newest `KEPT` stay. Raises `OSError`."""
+    """Write a fault's traceback to a new file in .cache/logs and keep the newest `KEPT` files. Raises `OSError`."""
     folder = Path(os.environ.get("DVC_ROOT") or ".", ".cache", "logs")
     folder.mkdir(parents=True, exist_ok=True)
     stage = Path(sys.argv[0]).stem or "python"
@@ -76,5 +76,5 @@ def keep_fault(text: str) -> Path:
 
 
 def traceback_of(error: BaseException) -> str:
-    """The whole traceback, with those of the causes."""
+    """The whole traceback, including the causes'."""
     return "".join(traceback.format_exception(error))

@@ -2,7 +2,7 @@
 
 Images are floats [B 3 H W] in 0..1; the dtype (float32 or float64) is kept. Each operation equals torchvision's of the
 same name at the same numbers up to rounding, sample by sample; `out` may be the images themselves. `matrix_jitter` is
-the faster near relation of `colour_jitter`.
+a faster approximation of `colour_jitter`.
 """
 
 from __future__ import annotations
@@ -69,16 +69,16 @@ NO_OPERATION = len(COLOUR_OPERATIONS)
 def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue in each sample's own order.
 
-    `factors` [B 4] are the four operations' numbers; `order` int64 [B n] says which operation (0..3, in that order; 4:
-    none) a sample undergoes first, second, ... `order` may stay on the CPU, which spares a GPU's queue a wait.
+    `factors` [B 4] are the four operations' numbers; `order` int64 [B n] lists the operations of each sample in their
+    order (0..3: brightness to hue; 4: none). Keep `order` on the CPU: a GPU then need not wait for it.
     """
-    lies = order.argsort(dim=0, stable=True)  # [B n]: which sample lies where, when sorted by operation
-    found = lies.argsort(dim=0)  # [B n]: where a sample lies
+    lies = order.argsort(dim=0, stable=True)  # [B n]: the sample at each position after sorting by operation
+    found = lies.argsort(dim=0)  # [B n]: the position of each sample
     moves = torch.cat([lies[:, :1], found[:, :-1].gather(0, lies[:, 1:]), found[:, -1:]], 1)
     moves = moves.T.contiguous().to(images.device, non_blocking=True)
     counts = (order[:, :, None] == torch.arange(NO_OPERATION + 1, device=order.device)).sum(0).tolist()
     own = factors[lies.T.to(images.device, non_blocking=True)]  # [n B 4]
-    spare = (torch.empty_like(images), torch.empty_like(images))  # fresh memory is dear on a CPU: two buffers in turn
+    spare = (torch.empty_like(images), torch.empty_like(images))  # allocation is slow on a CPU: two buffers in turn
     for step, numbers in enumerate(own):
         images = torch.index_select(images, 0, moves[step], out=spare[step % 2])
         groups = zip(COLOUR_OPERATIONS, images.split(counts[step]), numbers.split(counts[step]), strict=False)
@@ -92,8 +92,8 @@ def colour_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 def _constants(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The weights of luma [3], and matrices [3 3]: a + b cos t + c sin t turns the hue by t, at equal luma.
 
-    What is turned is the plane in which red, green and blue lie a third of a turn apart. Kept because bringing them to
-    a GPU would wait for it.
+    The turn takes place in the plane in which red, green and blue are a third of a turn apart. Cached, because copying
+    the constants to a GPU would wait for it.
     """
     root = 0.75**0.5
     axes = torch.tensor([LUMA, (1, -0.5, -0.5), (0, root, -root)], dtype=torch.float64)
@@ -107,9 +107,9 @@ def _constants(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor
 def matrix_jitter(images: Tensor, factors: Tensor, grey: Tensor) -> Tensor:
     """`colour_jitter` and then, where `grey` (bool [B]), `to_grey`, as one affine map of the colours of each image.
 
-    Differs from them in two ways: values are cut to 0..1 once, at the end, and the hue turns at equal luma and chroma
-    rather than at equal HSV value and saturation. So the operations commute, and there is no order. `factors` [B 4] are
-    1, 1, 1, 0 where an operation is not to act. All arguments lie on the images' device.
+    Differs from the two in two ways: values are clamped to 0..1 once, at the end, and the hue turns at equal luma and
+    chroma instead of equal HSV value and saturation. The operations therefore commute and need no order. `factors`
+    [B 4] are neutral (1, 1, 1, 0) where an operation is off. All arguments are on the images' device.
     """
     luma, fixed, cos, sin = _constants(images.dtype, images.device)
     bright, contrasting, saturated, turns = factors.to(images.dtype)[:, :, None, None].unbind(1)  # [B 1 1]

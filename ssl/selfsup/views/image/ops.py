@@ -1,6 +1,6 @@
 """Shapes of whole batches with one number per sample: pure functions, no randomness, any device.
 
-Images are floats [B 3 H W] in 0..1 unless said otherwise; the dtype (float32 or float64) is kept, gradients are not.
+Images are floats [B 3 H W] in 0..1 unless stated otherwise; the dtype (float32 or float64) is kept, gradients are not.
 Each operation equals torchvision's of the same name at the same numbers up to rounding, sample by sample.
 """
 
@@ -42,16 +42,16 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flip: Tensor | None =
     """Cut a box out of each image and resize it to a square, antialiased bilinear: [B 3 H W] -> float [B 3 size size].
 
     Images are uint8 in 0..255 or floats in 0..1. `boxes` int64 [B 4] are (top, left, height, width) in pixels, inside
-    the image; pixels outside them have no say. `flip` (bool [B]) mirrors left and right.
+    the image; pixels outside a box have no effect. `flip` (bool [B]) mirrors left and right.
     """
     flip = torch.zeros(len(images), dtype=torch.bool, device=images.device) if flip is None else flip
     one_by_one = images.device.type == "cpu" and large(images)
     crop = crop_one_by_one if one_by_one else crop_by_matrices
-    return crop(images, boxes, size, flip).clamp_(0, 1)  # rounding alone exceeds it
+    return crop(images, boxes, size, flip).clamp_(0, 1)  # only rounding exceeds 0..1
 
 
 def crop_by_matrices(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
-    """`resized_crop` as two matrix products an image; on a CPU, one and a sum of few rows."""
+    """`resized_crop` as two matrix products per image; on a CPU, one product and a weighted sum of a few rows."""
     batch, channels, height, width = images.shape
     dtype = torch.float32 if images.dtype == torch.uint8 else images.dtype
     top, left, tall, wide = boxes.unbind(1)
@@ -67,7 +67,7 @@ def crop_by_matrices(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> 
 
 
 def resize_rows(images: Tensor, top: Tensor, tall: Tensor, out: int) -> Tensor:
-    """The rows' part of `resize_weights`, from the few rows alone that have a weight: [B C H W] -> [B C out W]."""
+    """Resize the rows as `resize_weights` does, reading only rows of non-zero weight: [B C H W] -> [B C out W]."""
     batch, channels, height, width = images.shape
     scale = (tall.to(images.dtype) / out)[:, None]  # [B 1]
     support = scale.clamp(min=1)
@@ -86,7 +86,7 @@ def resize_rows(images: Tensor, top: Tensor, tall: Tensor, out: int) -> Tensor:
 
 
 def crop_one_by_one(images: Tensor, boxes: Tensor, size: int, flip: Tensor) -> Tensor:
-    """`resized_crop` with a call an image, which does nothing outside the box."""
+    """`resized_crop` with one call per image, which computes nothing outside the box."""
     dtype, scale = (torch.float32, 1 / 255) if images.dtype == torch.uint8 else (images.dtype, 1.0)
     views = torch.empty(*images.shape[:2], size, size, dtype=dtype, device=images.device)
     for view, image, (top, left, tall, wide), mirror in zip(views, images, boxes.tolist(), flip.tolist(), strict=True):
@@ -127,8 +127,8 @@ def rotate(images: Tensor, quarter_turns: Tensor) -> Tensor:
 def rotate_eighths(images: Tensor, eighth_turns: Tensor) -> Tensor:
     """Turn the centre of square images [B C S S] anticlockwise by `eighth_turns` int64 [B] x 45 degrees, bilinear.
 
-    Shown is a square of side S / sqrt 2, enlarged to S: it lies inside the image at every angle, so that no empty
-    corner tells the angle. All eight angles are interpolated alike.
+    The result is a central square of side S / sqrt 2, enlarged to S. The square is inside the image at every angle, so
+    that no empty corner reveals the angle. All eight angles are interpolated in the same way.
     """
     size = images.shape[2]
     angle = eighth_turns.to(images.device, images.dtype) * (torch.pi / 4)
@@ -140,7 +140,7 @@ def rotate_eighths(images: Tensor, eighth_turns: Tensor) -> Tensor:
 
 
 def patch_mask(scores: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-    """Hide a share `ratio` of the patches: those of the highest scores [B L], the first of equals being kept.
+    """Hide a share `ratio` of the patches: those with the highest scores [B L]; of equal scores the first is kept.
 
     Returns `keep` int64 [B K], the K = int((1 - ratio) L) patches to keep by rising score, and `restore` int64 [B L]:
     `torch.cat([kept, hidden], 1).gather(1, restore)` puts patches sorted by score back into their places, and a patch

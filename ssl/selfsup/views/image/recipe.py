@@ -2,8 +2,8 @@
 
 A batch has `image` uint8 [B 3 H W] (or floats in 0..1) and `box` int64 [B 2], the height and width of the part of each
 image, at its top left, that is picture and not padding. Views are floats [B 3 size size] in 0..1, made on the images'
-device, without gradient and at full precision whatever the autocast. The draw's ids may lie on the CPU whatever the
-images' device: the views are the same, and a GPU's queue is spared some waits.
+device, without gradient and at full precision whatever the autocast. The draw's ids may stay on the CPU: the views are
+the same, and a GPU waits less often.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def two_views(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size:
     """Two random views of every image (Chen et al. 2020, arXiv:2002.05709; Grill et al. 2020, arXiv:2006.07733).
 
     Crop, flip, colour jitter, grey, blur and solarisation as `views` says, the two views independent of each other and
-    each with its own probabilities of the last two operations.
+    each with its own probabilities of blur and solarisation.
     """
 
     recipes = [_strong(batch, draw.fork(f"view {i + 1}"), views, size, i) for i in (0, 1)]
@@ -57,7 +57,7 @@ def two_views(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size:
 def two_places(
     batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Where the two of `two_views` come from: crop int64 [B 4] (top, left, height, width) and flip bool [B] of each."""
+    """The crop int64 [B 4] (top, left, height, width) and flip bool [B] of each of the views of `two_views`."""
     first, second = (view_numbers(batch["box"], draw.fork(f"view {i + 1}"), views, i) for i in (0, 1))
     return (first.crop, first.flip), (second.crop, second.flip)
 
@@ -79,8 +79,8 @@ def multi_crop(
 ) -> tuple[Tensor, ...]:
     """`two_views`, then `crops.count` local ones [B 3 crops.size crops.size] (Caron et al. 2020, arXiv:2006.09882).
 
-    A local view covers `crops.scale` of the image, is blurred as often as the two others are on average, and is never
-    solarised.
+    A local view covers `crops.scale` of the image. Its probability of blur is the mean of the two global views'. It is
+    never solarised.
     """
     blur = sum(views.blur) / 2
     local = views.model_copy(update={"crop_scale": crops.scale, "blur": [blur] * 2, "solarize": [0.0] * 2})
@@ -101,7 +101,7 @@ def crop_view(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size:
 
 
 def centre_view(batch: Mapping[str, Tensor], size: int) -> Tensor:
-    """The largest centred square of every picture, resized. Nothing is random."""
+    """The largest centred square of every picture, resized. Deterministic."""
     box = batch["box"]
     side = box.amin(dim=1, keepdim=True)
     square = torch.cat([(box - side) // 2, side, side], dim=1)
@@ -114,28 +114,28 @@ def _crop(images: Tensor, crop: Tensor, flip: Tensor, size: int) -> Tensor:
     return ops.resized_crop(images, crop.to(device, non_blocking=True), size, flip.to(device, non_blocking=True))
 
 
-# the numbers [B ...] of some rows of the batch, and what makes views of images and their numbers
+# a function rows -> random numbers [B ...], and a function (images, numbers) -> views
 Recipe = tuple[Callable[[slice], Sequence[Tensor]], Callable[..., Tensor]]
 
 
 def _make_views(images: Tensor, size: int, *recipes: Recipe) -> list[Tensor]:
     """A view of every image by each of the recipes.
 
-    On a CPU some samples are worked on at a time, so that they stay in its caches. Large images are cropped one by one,
-    and each thread makes a share of the views; with small ones, threads of our own would cost the network's steps more
-    than they save here: OpenMP's wait less eagerly for work when there are others.
+    On a CPU a few samples are processed at a time, so that they stay in its caches. Large images are cropped one by
+    one, and each Python thread makes a share of the views. Small images use one Python thread: additional threads make
+    OpenMP's pool wait passively, which slows the training step more than they save here.
     """
     dtype = torch.float32 if images.dtype == torch.uint8 else images.dtype
     made = [torch.empty(*images.shape[:2], size, size, dtype=dtype, device=images.device) for _ in recipes]
     threads = torch.get_num_threads() if images.device.type == "cpu" and ops.large(images) else 1
     share = math.ceil(len(images) / math.ceil(threads / len(recipes)))
-    most = PART if threads > 1 else 4 * PART  # OpenMP's threads share the work on a part
+    most = PART if threads > 1 else 4 * PART  # OpenMP's threads share one part
     part = max(1, most // size**2) if images.device.type == "cpu" else share
 
     def work(view: Tensor, recipe: Recipe, start: int) -> None:
         numbers, make = recipe
         rows = slice(start, start + share)
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # both are a thread's own affair
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # both are per thread
             for out, *own in zip(*(x.split(part) for x in (view[rows], images[rows], *numbers(rows))), strict=True):
                 out.copy_(make(*own))
 
@@ -144,20 +144,20 @@ def _make_views(images: Tensor, size: int, *recipes: Recipe) -> list[Tensor]:
         for job in jobs:
             work(*job)
     else:
-        torch.set_num_threads(1)  # of this thread and of those it starts
+        torch.set_num_threads(1)  # for this thread and the threads it starts
         try:
             with ThreadPoolExecutor(threads - 1) as pool:
                 others = [pool.submit(work, *job) for job in jobs[1:]]
                 work(*jobs[0])
                 for other in others:
-                    other.result()  # raises what it raised
+                    other.result()  # raises the thread's exception
         finally:
             torch.set_num_threads(threads)
     return made
 
 
 def view_numbers(box: Tensor, draw: Draw, views: ViewsParams, view: int) -> Numbers:
-    """What is random in view 0 or 1 of pictures of height and width `box` int64 [B 2]."""
+    """The random numbers of view 0 or 1 of pictures of height and width `box` int64 [B 2]."""
     jitter = views.jitter
     device = draw.key.device
     strength = torch.tensor([jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue], device=device)
@@ -206,12 +206,12 @@ def _some(images: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *num
 def crop_boxes(box: Tensor, draw: Draw, scale: Sequence[float], ratio: Sequence[float]) -> Tensor:
     """Random crops of pictures of height and width `box` int64 [B 2]: int64 [B 4] (top, left, height, width).
 
-    The share of the area is uniform in `scale`, width / height log-uniform in `ratio`, the place uniform (Szegedy et
-    al. 2015, arXiv:1409.4842). Of ten such sizes the first that fits is taken; if none does, the largest centred crop
-    whose shape is within `ratio`, as in torchvision's RandomResizedCrop.
+    The share of the area is uniform in `scale`, width / height log-uniform in `ratio`, the position uniform (Szegedy et
+    al. 2015, arXiv:1409.4842). Ten sizes are drawn and the first that fits is taken. If none fits, the crop is the
+    largest centred one whose shape is within `ratio`, as in torchvision's RandomResizedCrop.
     """
     device = box.device
-    # in float64, so that devices that round logarithms otherwise agree on the whole pixels
+    # in float64, so that devices that round logarithms differently agree on whole pixels
     share, shape, place = (u.to(device, torch.float64) for u in draw.uniforms(CROP_USES).values())
     height, width = box.double().split(1, dim=1)  # [B 1]
     area = (scale[0] + (scale[1] - scale[0]) * share) * height * width  # [B tries]
@@ -231,8 +231,8 @@ def patch_mask(
 ) -> tuple[Tensor, Tensor]:
     """Hide a share `ratio` of the height x width patches of every image: `keep` and `restore` of `ops.patch_mask`.
 
-    `random`: any patches; `block`: rectangles of 8 to 40 % of the image, one after the other until enough is hidden
-    (Bao et al. 2021, arXiv:2106.08254); `grid`: keeps a regular grid, the same for every image. On the draw's device.
+    `random`: any patches. `block`: rectangles of 8 to 40 % of the image are hidden until enough patches are hidden (Bao
+    et al. 2021, arXiv:2106.08254). `grid`: a regular grid is kept, the same for every image. On the draw's device.
     """
     patches = height * width
     if kind == "random":
@@ -248,6 +248,6 @@ def patch_mask(
     scores = ops.block_scores(torch.cat([corner, extent], dim=2), height, width)
     line = torch.arange(patches, device=draw.key.device) / patches
     line = torch.where(draw.bernoulli("last block", 0.5)[:, None], line, line.flip(0))
-    # the last block is hidden in part, from its first or its last row on; what no block covers goes in any order
+    # the last block is hidden in part, from its first or its last row; then patches outside all blocks, at random
     first = torch.where(scores > -MASK_BLOCKS, line, draw.uniform("rest", patches))
     return ops.patch_mask(scores - first, ratio)
