@@ -337,11 +337,16 @@ def undeclared(sources: list[Path], declared: list[str]) -> set[str]:
     return {one for one in found - here if not names & {canonicalize_name(name) for name in of.get(one, [one])}}
 
 
-@pytest.mark.parametrize(("folders", "extra"), [("ssl stages studies", ""), ("tests", "dev"), ("benchmarks", "bench")])
-def test_what_is_imported_is_declared(folders, extra):
+@pytest.mark.parametrize(
+    ("folders", "extras"),
+    [("ssl stages studies", ""), ("tests", "dev docs"), ("docs/hooks", "docs"), ("benchmarks", "bench")],
+)
+def test_what_is_imported_is_declared(folders, extras):
     """A package that only comes along with another one may be gone with that one's next version."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = project["dependencies"] + project["optional-dependencies"].get(extra, [])
+    declared = [*project["dependencies"]]
+    for extra in extras.split():
+        declared += project["optional-dependencies"][extra]
     sources = [path for folder in folders.split() for path in (ROOT / folder).rglob("*.py")]
     assert undeclared(sources, declared) == set()
 
