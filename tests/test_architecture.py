@@ -297,26 +297,6 @@ def by_name(file: str, used: set[str]) -> bool:
     return stem in CHOICES.get(folder, []) and not any(module in modules(ROOT / other) for other in used)
 
 
-def unexplained(node: dict, lines: list[str], where: str = "") -> list[str]:
-    """Values of `params.yaml` that have no comment on their own line, nor on that of a section they are in."""
-    bare = []
-    for key, value in node.items():
-        if "#" in lines[node.lc.key(key)[0]]:
-            continue
-        bare += unexplained(value, lines, f"{where}{key}.") if isinstance(value, dict) else [f"{where}{key}"]
-    return bare
-
-
-def test_every_value_is_explained():
-    text = (ROOT / "params.yaml").read_text()
-    assert unexplained(YAML().load(text), text.splitlines()) == []
-
-
-def test_unexplained_values_are_found():
-    text = "a: 1  # why\nb:\n  c: 2\n  d: 3  # why\ne:  # why\n  f: 4\n"
-    assert unexplained(YAML().load(text), text.splitlines()) == ["b.c"]
-
-
 def locked() -> dict[str, str]:
     pins = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     return {canonicalize_name(name): version for name, version in pins}

@@ -1,14 +1,77 @@
 """The documentation: every page can be reached, no link is broken, and what pages show is what the project has."""
 
+import importlib.util
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
+from ruamel.yaml import YAML
 
 from tests.helpers import METHODS, ROOT
+
+
+def hook():
+    """The module that generates the pages of methods."""
+    spec = importlib.util.spec_from_file_location("pages", ROOT / "docs" / "hooks" / "pages.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def unexplained(node: dict, lines: list[str], shared: Collection[str], where: str = "") -> list[str]:
+    """Values of `params.yaml` that have no comment on their own line nor on that of a section they are in.
+
+    A knob of a method may be explained once for all methods, above them.
+    """
+    bare = []
+    for key, value in node.items():
+        if "#" in lines[node.lc.key(key)[0]] or (where.startswith("methods.") and key in shared):
+            continue
+        place = f"{where}{key}"
+        bare += unexplained(value, lines, shared, f"{place}.") if isinstance(value, dict) else [place]
+    return bare
+
+
+def test_every_value_is_explained():
+    text = (ROOT / "params.yaml").read_text()
+    assert unexplained(YAML().load(text), text.splitlines(), hook().shared(text)) == []
+
+
+def test_unexplained_values_are_found():
+    text = "a: 1  # why\nb:\n  c: 2\n  d: 3  # why\n  f: 5\ne:  # why\n  f: 4\nmethods:\n  m:\n    f: 1\n    g: 2\n"
+    assert unexplained(YAML().load(text), text.splitlines(), ["f"]) == ["b.c", "b.f", "methods.m.g"]
+
+
+def test_a_knob_that_is_explained_for_all_methods_is_one_of_several():
+    text = (ROOT / "params.yaml").read_text()
+    blocks = YAML(typ="safe", pure=True).load(text)["methods"].values()
+    assert [name for name in hook().shared(text) if sum(name in block for block in blocks) < 2] == []
+
+
+def test_meanings_of_knobs_are_those_of_params():
+    text = """
+seed: 0
+
+# Recipes.
+#   tau: the temperature, by which
+#     similarities are divided
+#   momentum: m of the copy
+methods:
+  a:
+    tau: 0.1
+    momentum: 0.5      # here: of the bank
+    b: {c: 1}          # its own
+  z:
+    tau: 0.2           # 0.07 in long runs
+"""
+    shown = {name: list(hook().explained(text, name)) for name in "az"}
+    tau = "the temperature, by which similarities are divided"
+    assert shown["a"] == [("tau", "0.1", tau), ("momentum", "0.5", "of the bank"), ("b", "{c: 1}", "its own")]
+    assert shown["z"] == [("tau", "0.2", f"{tau}; 0.07 in long runs")]
 
 
 def test_the_readme_is_short():

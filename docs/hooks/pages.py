@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 os.environ.setdefault("TQDM_DISABLE", "1")
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECTION = "The methods"
+HERE = "here:"  # a comment in a method's block that begins with it replaces the shared meaning
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -101,7 +102,7 @@ def parameters() -> str:
 
 
 def shared(text: str) -> dict[str, str]:
-    """What the comment above the key `methods` says of knobs that several methods have: `#   name: meaning`."""
+    """Meanings of the knobs that several methods have, from the comment above `methods`: `#   name: meaning`."""
     above = text.partition("\nmethods:")[0].rsplit("\n\n", 1)[-1]
     lines = re.sub(r"\n#     +", " ", above)  # a meaning's second line
     return dict(re.findall(r"^#   (\w+): (.*)$", lines, re.MULTILINE))
@@ -111,8 +112,11 @@ def explained(text: str, name: str) -> Iterator[tuple[str, str, str]]:
     """Name, value as it stands, and meaning of every knob of the method's block."""
     block, lines, common = YAML().load(text)["methods"][name], text.splitlines(), shared(text)
     for key in block:
-        value, _, comment = lines[block.lc.key(key)[0]].partition(": ")[2].partition("#")
-        yield key, value.strip(), "; ".join(filter(None, (common.get(key), comment.strip())))
+        value, _, comment = (part.strip() for part in lines[block.lc.key(key)[0]].partition(": ")[2].partition("#"))
+        meaning = (
+            comment.removeprefix(HERE).strip() if comment.startswith(HERE) else f"{common.get(key, '')}; {comment}"
+        )
+        yield key, value, meaning.strip("; ")
 
 
 def knobs(name: str) -> str:
