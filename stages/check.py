@@ -13,6 +13,7 @@ from selfsup.params import load
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     params = load()
+    from selfsup import methods
     from selfsup.nets.image import check_backbone, refuse_weights
     from selfsup.training.build import method_params
 
@@ -24,6 +25,7 @@ def main() -> None:
         check_backbone(getattr(params.backbones, architecture), params.data.image_size)
     for method in [*params.methods, "supervised"]:
         method_params(params, method)
+    methods.declared()
     Path("data").mkdir(exist_ok=True)
     Path("data/checked.txt").write_text("params.yaml is valid\n")  # the same on every run: nothing below reruns for it
 

@@ -22,7 +22,7 @@ SOURCES = sorted([*PACKAGE.rglob("*.py"), *STAGES.glob("*.py")])
 METHODS = sorted(path.stem for path in (PACKAGE / "methods").glob("*.py") if not path.stem.startswith("_"))
 PROTOCOLS = sorted(set(YAML(typ="safe", pure=True).load(ROOT / "params.yaml")["evaluation"]) - {"protocols"})
 CHOICES = {"methods": METHODS, "protocols": PROTOCOLS}  # what `import_module` chooses from by a name in params.yaml
-GROUND = {"config", "digests", "draw", "epochs", "errors", "files", "imports", "logs", "params"}
+GROUND = {"about", "config", "digests", "draw", "epochs", "errors", "files", "imports", "logs", "params"}
 MAY_IMPORT = {  # room of the package: the other rooms it may import
     "__init__": set(),
     "logs": set(),
@@ -32,12 +32,13 @@ MAY_IMPORT = {  # room of the package: the other rooms it may import
     "draw": set(),
     "epochs": set(),
     "config": {"errors"},
+    "about": {"config"},
     "params": {"errors", "config", "epochs"},
     "digests": {"params"},  # for types only
     "nn": {"errors", "params"},
     "views": {"draw", "params"},
     "nets": {"errors", "params", "nn"},
-    "task": {"draw", "params", "nets"},  # the last for types only
+    "task": {"about", "draw", "params", "nets"},  # the last for types only
     "data": GROUND,
     "features": GROUND | {"data", "nn", "views"},
     "families": GROUND | {"task", "nn", "views"},

@@ -39,7 +39,7 @@ def choose(where: str, name: str, names: list[str]) -> str:
     raise ValueError(f"{where}: unknown {name!r}{hint} Known: {', '.join(names)}")
 
 
-def _line(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
+def fault_of(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
     """The first failure of a validation as `where: what`, a misspelt key, which is a missing one too, first."""
     first, *rest = sorted(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
     steps = [str(step) for step in first["loc"] if step not in ("sgd", "lars", "adamw")]
@@ -90,7 +90,7 @@ def parse(model: type[M], values: Any, prefix: str = "", file: str = "params.yam
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{file}: {_line(error, prefix, model)}") from None
+        raise UserError(f"{file}: {fault_of(error, prefix, model)}") from None
 
 
 def read_yaml(path: Path | str) -> Any:

@@ -16,6 +16,8 @@ DECIDES_NOTHING = {
     # values reach DVC and the resume checksum as parameters
     "selfsup.params",
     "selfsup.config",
+    # what a method declares lies in its own file
+    "selfsup.about",
     # lines for a reader, and the log
     "selfsup.logs",
     # lists and deletes checkpoints; no run reads it

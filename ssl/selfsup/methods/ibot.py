@@ -1,15 +1,21 @@
-"""iBOT: DINO between views, and within a view the teacher's output for the patches that its student does not see.
+"""iBOT: DINO between views, and within a view the teacher's output for the patches that are hidden from its student.
 
-Zhou et al. 2022, "iBOT: Image BERT Pre-Training with Online Tokenizer", arXiv:2111.07832.
-Equation 2 is `masked_patches`, equation 3 DINO's loss between views; the loss is their sum. Views and patches share the
-head, which has GELU and no batch norm; patches have a centre of their own. The student's global views have blocks of
-patches masked. The teacher is exported and probed, as in the paper (`export`).
-Differences of its own: a masked view hides the share `mask_ratio` of its patches, where the paper draws the share for
-each view, so that all images of a batch have the same number; the pooled features take the place of [CLS] where the
-backbone has no class token. Sinkhorn centring and the KoLeo term are after DINOv2 (Oquab et al. 2023,
-arXiv:2304.07193), which centres both views together and only masked patches; here all patches of the global batch are
-centred together, masked or not, and each global view by itself, so that the number of rows does not depend on the
-masks. The recipe of params.yaml differs as DINO's does, and for the same reason.
+Zhou et al. 2022, "iBOT: Image BERT Pre-Training with Online Tokenizer", arXiv:2111.07832. Equation 2 is
+`masked_patches`, equation 3 the loss between views, which is DINO's:
+
+    L = L_views + mean over images and hidden patches p of H(softmax((t_p - C_p) / tau_t), softmax(s_p / tau_s))
+
+The student's global views have blocks of hidden patches. Views and patches share the head, which has GELU and no batch
+norm; patches have their own centre C_p. The teacher is exported and probed, as in the paper (`export`).
+
+Differences from the paper: a masked view hides the share `mask_ratio` of its patches, where the paper draws the share
+for each view, so that all images of a batch have the same number. The pooled features replace [CLS] where the backbone
+has no class token. Sinkhorn centring and the KoLeo term follow DINOv2 (Oquab et al. 2023, arXiv:2304.07193), which
+centres both views together and only masked patches; here all patches of the global batch are centred together, masked
+or not, and each global view by itself, so that the number of rows does not depend on the masks. Those that DINO and
+iBOT share are listed at `Teacher`. The recipe of params.yaml differs as DINO's does, and for the same reason.
+
+Expect: 91.3 % kNN accuracy on digits (small vision transformer, 50 epochs), where random weights reach 43.0 %.
 """
 
 import math
@@ -21,6 +27,7 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
+from selfsup.about import About, Paper
 from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.families.distillation import Teacher, TeacherParams
@@ -32,6 +39,20 @@ from selfsup.nn.sinkhorn import sinkhorn
 from selfsup.params import Probability
 from selfsup.task import Batch, Facts, Output, Progress
 from selfsup.views.image.recipe import patch_mask
+
+ABOUT = About(
+    title="iBOT",
+    family="no negatives",
+    kind="image",
+    idea="DINO plus the teacher's outputs at patches hidden from the student; Sinkhorn, KoLeo",
+    paper=Paper(
+        authors="Zhou et al.",
+        year=2022,
+        title="iBOT: Image BERT Pre-Training with Online Tokenizer",
+        arxiv="2111.07832",
+    ),
+    couples_batch=True,
+)
 
 
 class Params(TeacherParams):
@@ -75,6 +96,7 @@ def masking(net: Any, hidden: Tensor, token: Tensor) -> Iterator[None]:
 
 
 class IBOT(Teacher):
+    about = ABOUT
     params: Params
     patch_centre: Tensor
 

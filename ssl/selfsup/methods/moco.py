@@ -1,14 +1,21 @@
-"""MoCo: an image's two views agree more than with a long queue of the keys of earlier batches.
+"""MoCo: two views of an image agree more with one another than with a long queue of the keys of earlier batches.
 
-He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", arXiv:1911.05722: equation 1 is
-`info_nce`, equation 2 the key encoder's moving average. Version 1 is `projector.layers: 1` and `temperature: 0.07`;
-version 2, Chen et al. 2020, "Improved Baselines with Momentum Contrastive Learning", arXiv:2003.04297: 2 and 0.2.
-Batch norm is not shuffled among processes (section 3.3): queries and keys have statistics of their own, each over the
-global batch, so that results are the same on any number of processes. What a query can read off them, that its key is
-of the same batch, it can; the larger the batch, the less. Unlike the paper's, heads of two layers have a batch norm,
-and m rises along a cosine, where the paper's is 0.999 throughout: short runs need keys that follow faster at first. The
-query encoder is the one that is exported and probed, as in the paper.
-Expect (CIFAR-10, ResNet-18, 200 epochs, linear): 86 %.
+He et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning", arXiv:1911.05722. Version 1 is
+`projector.layers: 1` with `temperature: 0.07`. Version 2 is two layers with 0.2: Chen et al. 2020, "Improved Baselines
+with Momentum Contrastive Learning", arXiv:2003.04297. Equation 1 is `info_nce`, equation 2 the key encoder's average:
+
+    L = mean over queries q of -log(exp(q.k / tau) / (exp(q.k / tau) + sum over the queue's keys j of exp(q.j / tau)))
+    theta_k <- m theta_k + (1 - m) theta_q after each step
+
+Queries and keys are normalised. The query encoder is exported and probed, as in the paper.
+
+Differences from the paper: batch norm is not shuffled among processes (section 3.3). Queries and keys have their own
+statistics, each over the global batch, so that results do not depend on the number of processes. A query can still
+detect from these statistics that its key is from the same batch, which is what the shuffling prevents; the effect
+shrinks with the batch size. Heads of two layers have a batch norm. m rises along a cosine, where the paper's is 0.999
+throughout, because short runs need keys that follow faster at first.
+
+Expect: 86 % linear accuracy on CIFAR-10 (ResNet-18, 200 epochs).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +23,27 @@ from collections.abc import Mapping, Sequence
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from selfsup.about import About, Paper
 from selfsup.families.momentum import Momentum
 from selfsup.nn.contrastive import info_nce, key_similarities
 from selfsup.nn.distributed import gather
 from selfsup.nn.queue import Queue, in_order
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
 from selfsup.task import Facts, Output, Progress
+
+ABOUT = About(
+    title="MoCo",
+    family="contrastive",
+    kind="image",
+    idea="negatives from a queue of earlier batches' keys, by a momentum encoder; v1 and v2",
+    paper=Paper(
+        authors="He et al.",
+        year=2020,
+        title="Momentum Contrast for Unsupervised Visual Representation Learning",
+        arxiv="1911.05722",
+    ),
+    couples_batch=True,
+)
 
 
 class Params(MethodParams):
@@ -32,6 +54,8 @@ class Params(MethodParams):
 
 
 class MoCo(Momentum):
+    about = ABOUT
+
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector, params.momentum)
         self.queue = Queue(params.queue, self.width, facts.samples, "methods.moco.queue")

@@ -1,8 +1,19 @@
-"""PixPro: places of two views that show the same spot of the image agree, after each is smoothed over its likes.
+"""PixPro: places of two views that show the same spot of the image agree, after each is smoothed over similar places.
 
 Xie et al. 2021, "Propagate Yourself: Exploring Pixel-Level Consistency for Unsupervised Visual Representation
 Learning", arXiv:2011.10043. Equation 1, which places are positives, is `positives`; equations 3 and 4, the
-pixel-propagation module, are `propagate`; equation 5 is `consistency`, in both directions.
+pixel-propagation module, are `propagate`; equation 5 is `consistency`, in both directions:
+
+    L = -mean over positive places i, j of cos(y_i, x'_j), plus the same with the views exchanged
+    y_i = sum over places k of the same view of max(cos(x_i, x_k), 0)^gamma g(x_k)
+
+x_i is the projection of a place of one view by the trained network, and x'_j that of a place of the other view by the
+momentum encoder. Places are positives if their centres are closer in the image than `threshold` diagonals of a place of
+the larger crop.
+
+Differences from the paper: none in the loss. An image without positives counts 0.
+
+Expect: 79.5 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
 import math
@@ -11,6 +22,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
+from selfsup.about import About, Paper
 from selfsup.draw import Draw
 from selfsup.families.momentum import Momentum
 from selfsup.families.two_views import places
@@ -19,6 +31,20 @@ from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
 from selfsup.task import Batch, Facts, Output, Progress
 from selfsup.views.image.recipe import two_places
+
+ABOUT = About(
+    title="PixPro",
+    family="no negatives",
+    kind="image",
+    idea="places of two views that show the same spot agree",
+    paper=Paper(
+        authors="Xie et al.",
+        year=2021,
+        title="Propagate Yourself: Exploring Pixel-Level Consistency for Unsupervised Visual Representation Learning",
+        arxiv="2011.10043",
+    ),
+    couples_batch=False,
+)
 
 
 class Params(MethodParams):
@@ -55,6 +81,8 @@ def consistency(y: Tensor, x: Tensor, positive: Tensor) -> Tensor:  # [B L D], [
 
 
 class PixelContrast(Momentum):
+    about = ABOUT
+
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector, params.momentum)
         self.prefix = getattr(self.backbone.net, "num_prefix_tokens", 0)

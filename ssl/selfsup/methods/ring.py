@@ -1,9 +1,16 @@
-"""Ring: negatives neither too easy nor, being perhaps of the same class, too hard (conditional NCE).
+"""Ring: negatives that are neither too easy nor so hard that they may be of the same class (conditional NCE).
 
-Wu et al. 2021, "Conditional Negative Sampling for Contrastive Learning of Visual Representations", arXiv:2010.02037.
-Of all negatives the nearest `outer` share is kept, and of those the nearest `inner` share dropped; as in the paper both
-are rounded down to whole negatives, of which at least one is kept. `outer` falls linearly from 1 over the first
-`anneal` share of the run.
+Wu et al. 2021, "Conditional Negative Sampling for Contrastive Learning of Visual Representations", arXiv:2010.02037. Of
+all negatives the nearest share `outer` is kept, and of those the nearest share `inner` is dropped:
+
+    L = mean over the 2N views of -log(exp(s / tau) / (exp(s / tau) + sum over the kept k of exp(s_k / tau)))
+
+s is the cosine with the positive and s_k that with a negative. `outer` falls linearly from 1 during the first share
+`anneal` of the run. As in the paper both shares are rounded down to whole negatives, and at least one is kept.
+
+Differences from the paper: none in the selection. The negatives come from the global batch of all processes.
+
+Expect: 82.2 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
 from collections.abc import Sequence
@@ -13,11 +20,26 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
+from selfsup.about import About, Paper
 from selfsup.families.two_views import Siamese
 from selfsup.nn.contrastive import info_nce, over_anchors, ring
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
 from selfsup.task import Facts, Output, Progress
+
+ABOUT = About(
+    title="Ring",
+    family="contrastive",
+    kind="image",
+    idea="negatives that are neither too easy nor too hard",
+    paper=Paper(
+        authors="Wu et al.",
+        year=2021,
+        title="Conditional Negative Sampling for Contrastive Learning of Visual Representations",
+        arxiv="2010.02037",
+    ),
+    couples_batch=True,
+)
 
 
 class Params(MethodParams):
@@ -29,6 +51,8 @@ class Params(MethodParams):
 
 
 class Ring(Siamese):
+    about = ABOUT
+
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector)
         self.params = params

@@ -1,6 +1,12 @@
-"""Supervised learning: the baseline that a representation is held against, trained under the same budget.
+"""Supervised: the baseline for every representation, a classifier trained with labels under the same budget.
 
-Cross-entropy of a linear classifier on the pooled features. Samples without label (-1) do not count.
+Textbook knowledge, without a paper. The loss is the cross-entropy of a linear classifier on the pooled features:
+
+    L = mean over labelled images of -log softmax(W h)[label]
+
+Differences: images without a label (-1) do not count.
+
+Expect: 88.2 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
 from collections.abc import Sequence
@@ -11,12 +17,22 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from selfsup.about import About
 from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.nn.distributed import gather, sum_over_ranks, world
 from selfsup.params import MethodParams
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.image.recipe import crop_view
+
+ABOUT = About(
+    title="Supervised",
+    family="with labels",
+    kind="image",
+    idea="the baseline: a classifier trained with labels",
+    paper=None,
+    couples_batch=True,
+)
 
 
 class Params(MethodParams):
@@ -32,6 +48,8 @@ def labelled_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> 
 
 
 class Supervised(Task):
+    about = ABOUT
+
     def __init__(self, params: Params, facts: Facts):
         super().__init__()
         if not facts.classes:

@@ -1,9 +1,17 @@
-"""SwAV: predict from one view the code of another, codes being balanced assignments of the batch to prototypes.
+"""SwAV: predict from one view the code of another; codes are balanced assignments of the batch to prototypes.
 
 Caron et al. 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", arXiv:2006.09882.
-Equation 2 is `cross_views`, a mean over the pairs of views and not their sum; codes (section 3.1) come from the two
-global views of the global batch and of a queue of earlier ones; multi-crop is section 3.2.
-Expect (CIFAR-10, ResNet-18, 1000 epochs, linear): 89 %.
+Equation 2 is `cross_views`:
+
+    L = mean over pairs of views t != s and images of -sum_k q_tk log softmax(z_s.C / tau)_k
+
+z is a normalised projection and C the normalised prototypes. The codes q (section 3.1) come from the two global views
+of the global batch and of a queue of earlier ones, so that all prototypes are used equally. Multi-crop is section 3.2.
+
+Differences from the paper: the loss is the mean over pairs of views and not their sum, so that the learning rate does
+not depend on the number of crops.
+
+Expect: 89 % linear accuracy on CIFAR-10 (ResNet-18, 1000 epochs).
 """
 
 import math
@@ -14,6 +22,7 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
+from selfsup.about import About, Paper
 from selfsup.epochs import Epochs
 from selfsup.errors import UserError
 from selfsup.families.multicrop import MultiCrop, cross_views, pooled
@@ -24,6 +33,20 @@ from selfsup.nn.queue import Queue, in_order
 from selfsup.nn.sinkhorn import sinkhorn
 from selfsup.params import CropsParams, HeadParams, MethodParams
 from selfsup.task import Facts, Output, Progress
+
+ABOUT = About(
+    title="SwAV",
+    family="clustering",
+    kind="image",
+    idea="predict from one view the balanced cluster assignment of another; small crops",
+    paper=Paper(
+        authors="Caron et al.",
+        year=2020,
+        title="Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
+        arxiv="2006.09882",
+    ),
+    couples_batch=True,
+)
 
 
 class Params(MethodParams):
@@ -38,6 +61,7 @@ class Params(MethodParams):
 
 
 class SwAV(MultiCrop):
+    about = ABOUT
     queues: Any  # two `Queue`s
 
     def __init__(self, params: Params, facts: Facts):

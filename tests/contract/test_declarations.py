@@ -1,0 +1,98 @@
+"""What a method's file declares is checked by the registry: a mistake is one line that names file and field."""
+
+import sys
+
+import pytest
+
+from selfsup import methods
+from selfsup.about import FAMILIES
+from selfsup.errors import UserError
+from selfsup.params import METHODS
+
+PAPER = 'Paper(authors="A et al.", year=2020, title="A Paper", arxiv="2001.00001")'
+ABOUT = {"title": '"Toy"', "family": '"pretext"', "kind": '"image"', "idea": '"an idea"', "paper": PAPER,
+         "couples_batch": "False"}  # fmt: skip
+FILE = """
+from selfsup.about import About, Paper
+from selfsup.params import MethodParams
+from selfsup.task import Task
+
+{declaration}
+
+class Params(MethodParams):
+    pass
+
+class Toy(Task):
+    {reference}
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes a method's file into a folder that replaces methods/; its module is forgotten after the test."""
+    monkeypatch.setattr(methods, "METHODS", tmp_path)
+    monkeypatch.setattr(methods, "__path__", [str(tmp_path)])
+
+    def writer(name="toy_a", reference="about = ABOUT", declaration=None, **changes):
+        fields = ", ".join(f"{key}={value}" for key, value in (ABOUT | changes).items() if value is not None)
+        text = f"ABOUT = About({fields})" if declaration is None else declaration
+        (tmp_path / f"{name}.py").write_text(FILE.format(declaration=text, reference=reference))
+
+    yield writer
+    for path in tmp_path.glob("*.py"):
+        sys.modules.pop(f"selfsup.methods.{path.stem}", None)
+
+
+def test_a_file_with_its_declaration_is_a_method(write):
+    write()
+    _, task = methods.find("toy_a")
+    assert (task.about.title, task.about.paper.cited, task.about.couples_batch) == ("Toy", "A et al. 2020", False)
+    assert task.about.paper.url == "https://arxiv.org/abs/2001.00001"
+    assert list(methods.declared()) == ["toy_a"]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"declaration": "", "reference": "pass"},
+            "methods/toy_a.py: has no declaration; add ABOUT = About(...) with title, family, kind, idea, paper, coup",
+        ),
+        ({"declaration": "ABOUT = {}"}, "methods/toy_a.py: has no declaration; add ABOUT"),
+        ({"reference": "pass"}, "methods/toy_a.py: Toy does not refer to the declaration; add about = ABOUT"),
+        ({"idea": None}, "methods/toy_a.py: ABOUT.idea: missing"),
+        ({"family": '"pretexts"'}, "methods/toy_a.py: ABOUT.family: input should be 'contrastive', 'no negatives'"),
+        ({"couples_batch": '"no"'}, "methods/toy_a.py: ABOUT.couples_batch: input should be a valid boolean"),
+        ({"idea": '"a | b"'}, "methods/toy_a.py: ABOUT.idea: string should match pattern"),
+        ({"titel": '"Toy"'}, "methods/toy_a.py: ABOUT.titel: unknown"),
+        ({"paper": PAPER.replace("2001.00001", "arXiv:1")}, "methods/toy_a.py: ABOUT.paper.arxiv: string should match"),
+        ({"paper": PAPER.replace("year=2020, ", "")}, "methods/toy_a.py: ABOUT.paper.year: missing"),
+        ({"paper": PAPER.replace(', arxiv="2001.00001"', "")}, "methods/toy_a.py: ABOUT.paper: has neither arxiv nor"),
+    ],
+)
+def test_a_wrong_declaration_is_one_line(write, change, line):
+    write(**change)
+    with pytest.raises(UserError) as caught:
+        methods.declared()
+    assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
+
+
+def test_a_title_is_there_once(write):
+    write("toy_a")
+    write("toy_b", title='"toy"')
+    with pytest.raises(UserError, match=r"^methods/toy_b\.py: ABOUT\.title: 'toy' is methods/toy_a\.py's; choose anot"):
+        methods.declared()
+
+
+def test_tables_list_methods_by_family_and_year(write):
+    write("toy_a", family='"clustering"')
+    write("toy_b", title='"B"')
+    write("toy_c", title='"C"', paper=PAPER.replace("2020", "2019"))
+    write("toy_d", title='"D"', family='"contrastive"')
+    assert list(methods.declared()) == ["toy_d", "toy_a", "toy_c", "toy_b"]
+
+
+def test_all_methods_are_declared():
+    found = methods.declared()
+    assert sorted(found) == sorted(path.stem for path in METHODS.glob("[a-z]*.py"))
+    assert {about.family for about in found.values()} == set(FAMILIES)
