@@ -72,7 +72,7 @@ def _checkpointing(place: Path) -> str:
         disk.fill(leave)
         said = line(lambda: checkpoint.save(folder, 2, {"step": 2, "w": torch.ones(MIB // 4)}))
         assert "checkpoint of step 2" in said
-        assert "one before is intact" in said
+        assert "previous checkpoint is intact" in said
         disk.free()
         assert contents(folder) == before
         assert checkpoint.load(folder)["step"] == 1

@@ -124,7 +124,10 @@ def test_a_pickle_in_a_checkpoint_is_not_run(tmp_path, capsys):
     checkpoint.save(tmp_path, 1, {"step": 1})
     checkpoint.save(tmp_path, 2, {"step": 2, "task": Trap(tmp_path / "run")})
     assert checkpoint.load(tmp_path) == {"step": 1}
-    assert "holds something else than weights, which is not run); using the one before" in capsys.readouterr().err
+    assert (
+        "holds something other than weights; nothing in it is executed); using the previous checkpoint"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -57,7 +57,7 @@ def test_a_full_disk_is_one_line_and_the_old_checkpoint_survives(tmp_path, monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(*((torch, "save", full) if where == "write" else (checkpoint.os, "fsync", full)))
-    with pytest.raises(UserError, match="one before is intact") as caught:
+    with pytest.raises(UserError, match="previous checkpoint is intact") as caught:
         checkpoint.save(tmp_path, 2, state(2))
     assert "\n" not in str(caught.value)
     assert [path.name[:14] for path in tmp_path.iterdir()] == ["step-000000001"]

@@ -25,7 +25,7 @@ def _all(folder: Path) -> list[Path]:
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
-    """Write `state` atomically. Raises `UserError` when the disk is full; earlier checkpoints stay as they were."""
+    """Write `state` atomically. Raises `UserError` when the disk is full; earlier checkpoints are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / "checkpoint.part"
     try:
@@ -37,8 +37,8 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:  # torch wraps a failed write in a RuntimeError
         part.unlink(missing_ok=True)
         raise UserError(
-            f"{folder}: checkpoint of step {step} could not be written ({error}); the one before is intact: "
-            "free some space and run the same command again"
+            f"{folder}: checkpoint of step {step} could not be written ({error}); the previous checkpoint is "
+            "intact: free some disk space, then run the same command again"
         ) from error
     _log.debug("checkpoint of step %d is in %s", step, folder)
     for old in _all(folder)[KEEP:]:
@@ -46,7 +46,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint whose checksum holds, or None. A damaged one is logged and passed over."""
+    """The newest checkpoint with the right checksum, or None. Damaged checkpoints are logged and skipped."""
     for path in _all(folder):
         reason = "its checksum differs"
         if path.stem.endswith(_digest(path)[:16]):
@@ -54,7 +54,7 @@ def load(folder: Path) -> dict[str, Any] | None:
                 state = torch.load(path, map_location="cpu", weights_only=True)
                 _log.debug("resuming from %s", path)
                 return state
-            except Exception:  # noqa: BLE001 - whatever it is, it is not what `save` wrote
-                reason = "it holds something else than weights, which is not run"
-        _log.warning("warning: %s is damaged (%s); using the one before", path, reason)
+            except Exception:  # noqa: BLE001 - `save` did not write this file, whatever the error is
+                reason = "it holds something other than weights; nothing in it is executed"
+        _log.warning("warning: %s is damaged (%s); using the previous checkpoint", path, reason)
     return None

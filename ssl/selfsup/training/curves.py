@@ -1,4 +1,4 @@
-"""The curves of a run: rows of numbers that survive a kill, and the CSV that `dvc plots` draws."""
+"""The curves of a run: rows of numbers that survive a kill, and the CSV file that `dvc plots` draws."""
 
 import csv
 import json
@@ -9,13 +9,15 @@ from selfsup.files import replaced
 
 
 class Curves:
-    """Rows kept on disk, one JSON object a line, cut back to the step that a run goes on from."""
+    """Rows on disk, one JSON object per line. Rows after `step`, from which the run resumes, are dropped."""
 
     def __init__(self, path: Path, step: int):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.rows: list[dict[str, float]] = []
         if step and path.exists():
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]  # the last may be cut
+            lines = [
+                line for line in path.read_text().splitlines() if line.endswith("}")
+            ]  # the last line may be incomplete
             self.rows = [row for row in map(json.loads, lines) if row["step"] <= step]
         part = path.with_suffix(".part")  # a kill here loses nothing
         part.write_text("".join(json.dumps(row) + "\n" for row in self.rows))

@@ -1,4 +1,4 @@
-"""From a method's groups to an optimiser whose schedules are data on its parameter groups."""
+"""Optimisers over a method's groups; schedules are data on the optimiser's parameter groups."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from selfsup.task import Group, Progress, Schedule
 
 
 def build_optimizer(groups: Sequence[Group], params: SGD | LARS | AdamW, schedule: Schedule) -> Optimizer:
-    """An optimiser over `groups`; a group without schedules of its own follows `schedule` and the set decay.
+    """An optimiser over `groups`. A group without schedules follows `schedule` and the decay of `params`.
 
-    LARS adapts the rates of decayed parameters (You et al. 2017, arXiv:1708.03888, equation 6) and moves the others as
-    SGD does. The learning rate multiplies the velocity, as in torch's SGD; in the paper's algorithm 1 it multiplies
-    what enters the velocity.
+    LARS adapts the rates of decayed parameters (You et al. 2017, arXiv:1708.03888, equation 6) and updates the others
+    as SGD does. The learning rate multiplies the velocity, as in torch's SGD. In the paper's algorithm 1 it multiplies
+    the gradient that is added to the velocity.
     """
     data = [
         {"params": group.params, "lr_schedule": group.lr or schedule, "decay_schedule": group.decay}

@@ -10,7 +10,7 @@ def warmup_cosine(peak: float, warmup_steps: float) -> Schedule:
     """Linear from 0 at step 0 to `peak` at `warmup_steps`, then half a cosine to 0 after the last step.
 
     Step k of K takes peak * (1 + cos(pi (k - W) / (K - W))) / 2 (Loshchilov & Hutter 2017, arXiv:1608.03983). During
-    warm-up it takes peak * (k + 1) / (W + 1), so that no step is lost to a rate of 0.
+    warm-up it takes peak * (k + 1) / (W + 1), so that no step has a rate of 0.
     """
 
     def lr(progress: Progress) -> float:
