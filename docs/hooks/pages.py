@@ -24,8 +24,11 @@ HERE = "here:"  # a comment in a method's block that begins with it replaces the
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fill the section of the navigation that has one page per method."""
-    pages = ["methods/index.md", *(f"methods/{name}.md" for name in names())]
+    """Fill the section of the navigation that has one page per method, by family."""
+    families: dict[str, list[str]] = {}
+    for name, about in declared().items():
+        families.setdefault(about.family.capitalize(), []).append(f"methods/{name}.md")
+    pages = ["methods/index.md", *({family: paths} for family, paths in families.items())]
     config.nav = [{SECTION: pages} if list(entry) == [SECTION] else entry for entry in config.nav or []]
     return config
 
@@ -33,67 +36,78 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and a picture of every method's views."""
     generated: dict[str, str | bytes] = {"methods/index.md": overview()}
-    generated |= {f"methods/{name}.md": page(name) for name in names()}
+    generated |= {f"methods/{name}.md": page(name) for name in declared()}
     generated |= {f"methods/{name}.png": picture for name, picture in pictures().items()}
     for path, content in generated.items():
         files.append(File.generated(config, path, content=content))
     return files
 
 
-def names() -> list[str]:
-    """The methods, in the order of their titles."""
+@functools.cache
+def declared() -> dict[str, Any]:
+    """The declarations of all methods, in the order of the tables."""
     from selfsup import methods
 
-    return sorted(methods.names(), key=lambda name: title(name).lower())
-
-
-def title(name: str) -> str:
-    return idea(name).partition(":")[0]
-
-
-def idea(name: str) -> str:
-    """The first sentence of the module's docstring, which begins with the method's title."""
-    return doc(name).partition("\n")[0]
-
-
-def doc(name: str) -> str:
-    return inspect.getdoc(module(name)) or ""
+    return methods.declared()
 
 
 def module(name: str) -> Any:
     return importlib.import_module(f"selfsup.methods.{name}")
 
 
+def docstring(name: str) -> tuple[str, str, str, str]:
+    """The parts of the module's docstring: idea, paper with equation, differences, what to expect."""
+    head, *rest = (inspect.getdoc(module(name)) or "").split("\n\n")
+    idea = head.partition(": ")[2].replace("\n", " ")
+    differences = "\n\n".join(part for part in rest if part.startswith("Differences"))
+    expect = "\n\n".join(part.removeprefix("Expect: ") for part in rest if part.startswith("Expect: "))
+    others = "\n\n".join(part for part in rest if not part.startswith(("Differences", "Expect: ")))
+    return idea[:1].upper() + idea[1:], others, differences.partition(": ")[2], expect[:1].upper() + expect[1:]
+
+
 def page(name: str) -> str:
     """The page of a method: idea, paper, equation, knobs, figures, views, code."""
-    head, _, body = doc(name).partition("\n")
-    sentence = head.partition(": ")[2]
+    about, (idea, paper, differences, expect) = declared()[name], docstring(name)
     file = Path(inspect.getfile(module(name)))
-    source = file.read_text(encoding="utf-8")
+    place = file.relative_to(ROOT)
+    cited = about.paper
+    facts = {
+        "use it": f"`dvc exp run -S method={name}`",
+        "paper": f'[{cited.cited}, "{cited.title}"]({cited.url})' if cited else "textbook knowledge",
+        "family": about.family,
+        "the loss": "compares the images of a batch with each other"
+        if about.couples_batch
+        else "is a mean over images",
+        "the code": f"[{place}](#the-code)",
+    }
     parts = [
-        f"# {title(name)}",
-        sentence[:1].upper() + sentence[1:],
-        f"Use it: `-S method={name}`. The code: [{file.relative_to(ROOT)}](#the-code).",
-        "## The paper, and what is different here",
-        body.strip(),
+        f"# {about.title}",
+        idea,
+        "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
+        "## The paper and the equation",
+        paper,
         *equations(name),
+        "## What is different here?",
+        differences[:1].upper() + differences[1:],
         "## Knobs",
         f"Defaults are those of `methods.{name}` in `params.yaml`.",
         knobs(name),
+        "## Figures measured here",
         *figures(name),
+        *(["## What figure to expect elsewhere?", expect] if expect else []),
         *views(name),
         "## The code",
-        f'```python title="{file.relative_to(ROOT)}"\n{source}```',
+        f'```python title="{place}"\n{file.read_text(encoding="utf-8")}```',
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def equations(name: str) -> list[str]:
-    """The functions that the docstring names."""
+    """The functions that the docstring names, as code."""
     space = vars(module(name))
-    named = [space[word] for word in dict.fromkeys(re.findall(r"`(\w+)`", doc(name))) if word in space]
-    found = [inspect.getsource(function) for function in named if inspect.isfunction(function)]
-    return ["## The equation", *(f"```python\n{source}```" for source in found)] if found else []
+    words = dict.fromkeys(re.findall(r"`(\w+)`", module(name).__doc__))
+    functions = [space[word] for word in words if inspect.isfunction(space.get(word))]
+    return [f"```python\n{inspect.getsource(function)}```" for function in functions]
 
 
 @functools.cache
@@ -143,13 +157,13 @@ def measured(results: str) -> dict[str, dict[str, str]]:
 
 def figures(name: str) -> list[str]:
     """Tables of the figures measured here, with the baselines of the same architecture."""
-    parts = ["## Figures measured here"]
+    about, parts = declared()[name], []
     for results, heading in RESULTS.items():
         rows = measured(results)
         if name not in rows:
             continue
         backbone = rows[name]["backbone"]
-        shown = {f"**{title(name)}**": name, "random weights": f"random, {backbone}", "raw pixels": "pixels"}
+        shown = {f"**{about.title}**": name, "random weights": f"random, {backbone}", "raw pixels": "pixels"}
         shown |= {} if name == "supervised" else {"supervised": f"supervised, {backbone}"}
         parts += [
             f"{heading}: test accuracy in %.",
@@ -164,8 +178,8 @@ def figures(name: str) -> list[str]:
                 ]
             ),
         ]
-    if len(parts) == 1:
-        return [*parts, "Not measured yet."]
+    if not parts:
+        return ["Not measured yet."]
     return [*parts, "The conditions, and what ± means: [What do the figures mean?](../figures.md#the-spread)"]
 
 
@@ -176,7 +190,7 @@ def views(name: str) -> list[str]:
     return [
         "## What the network sees",
         "One column per digit: on top the image, below it the views that the method makes of it in the first epoch.",
-        f"![Views that {title(name)} makes of eight digits]({name}.png)",
+        f"![Views that {declared()[name].title} makes of eight digits]({name}.png)",
     ]
 
 
@@ -193,11 +207,14 @@ def pictures() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         write(params.data, params.seed, Path(folder) / "shards", processes=1)
         split = open_split(Path(folder) / "shards", "train", params.data.model_copy(update={"cache": "memory"}))
-        tasks = {name: build_task(params, name, method_params(params, name).backbone, split) for name in names()}
+        tasks = {name: build_task(params, name, method_params(params, name).backbone, split) for name in declared()}
         return {name: views_sheet(task, split, params.data.image_size, params.seed) for name, task in tasks.items()}
 
 
 def overview() -> str:
-    """The table of all methods."""
-    rows = [f"| [{title(name)}]({name}.md) | {idea(name).partition(': ')[2]} |" for name in names()]
-    return "\n".join(["# The methods", "", "| method | idea |", "|---|---|", *rows, ""])
+    """The page with the table of all methods."""
+    rows = [
+        f"| [{about.title}]({name}.md) | {about.family} | {about.paper.cited if about.paper else ''} | {about.idea} |"
+        for name, about in declared().items()
+    ]
+    return "\n".join(["# The methods", "", "| method | family | paper | idea |", "|---|---|---|---|", *rows, ""])
