@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def page(name: str) -> str:
     parts = [
         f"# {about.title}",
         idea,
-        "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
+        table(("", ""), facts.items()),
         "## The paper and the equation",
         paper,
         *equations(name),
@@ -134,13 +134,8 @@ def explained(text: str, name: str) -> Iterator[tuple[str, str, str]]:
 
 
 def knobs(name: str) -> str:
-    rows = (map(escaped, row) for row in explained(parameters(), name))
-    rows = [f"| `{key}` | `{value}` | {meaning} |" for key, value, meaning in rows]
-    return "\n".join(["| knob | default | meaning |", "|---|---|---|", *rows])
-
-
-def escaped(cell: str) -> str:
-    return cell.replace("|", r"\|")
+    rows = [(f"`{key}`", f"`{value}`", meaning) for key, value, meaning in explained(parameters(), name)]
+    return table(("knob", "default", "meaning"), rows)
 
 
 RESULTS = {"digits": "Digits, 16 px", "fashion-mnist-10k": "Fashion-MNIST-10k, 28 px"}
@@ -165,22 +160,19 @@ def figures(name: str) -> list[str]:
         backbone = rows[name]["backbone"]
         shown = {f"**{about.title}**": name, "random weights": f"random, {backbone}", "raw pixels": "pixels"}
         shown |= {} if name == "supervised" else {"supervised": f"supervised, {backbone}"}
-        parts += [
-            f"{heading}: test accuracy in %.",
-            "\n".join(
-                [
-                    "| | " + " | ".join(column.replace(" a class", " per class") for column in COLUMNS) + " |",
-                    "|---" * (len(COLUMNS) + 1) + "|",
-                    *(
-                        f"| {label} | " + " | ".join(rows[row][c] for c in COLUMNS) + " |"
-                        for label, row in shown.items()
-                    ),
-                ]
-            ),
-        ]
+        head = ["", *(column.replace(" a class", " per class") for column in COLUMNS)]
+        lines = [[label, *(rows[row][column] for column in COLUMNS)] for label, row in shown.items()]
+        parts += [f"{heading}: test accuracy in %.", table(head, lines).replace(" ± ", "&nbsp;±&nbsp;")]
     if not parts:
         return ["Not measured yet."]
     return [*parts, "The conditions, and what ± means: [What do the figures mean?](../figures.md#the-spread)"]
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    lines = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def views(name: str) -> list[str]:
@@ -214,7 +206,7 @@ def pictures() -> dict[str, bytes]:
 def overview() -> str:
     """The page with the table of all methods."""
     rows = [
-        f"| [{about.title}]({name}.md) | {about.family} | {about.paper.cited if about.paper else ''} | {about.idea} |"
+        (f"[{about.title}]({name}.md)", about.family, about.paper.cited if about.paper else "", about.idea)
         for name, about in declared().items()
     ]
-    return "\n".join(["# The methods", "", "| method | family | paper | idea |", "|---|---|---|---|", *rows, ""])
+    return f"# The methods\n\n{table(('method', 'family', 'paper', 'idea'), rows)}\n"
