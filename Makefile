@@ -70,8 +70,8 @@ docs-serve: PORT := 8000
 docs-serve: env  ## show the documentation at 127.0.0.1:PORT (8000) and rebuild it after every edit
 	.venv/bin/mkdocs serve --no-strict --dev-addr 127.0.0.1:$(PORT)
 
-study: env  ## run one of the textbooks' experiments: make study NAME=temperature; all: studies/*.yaml
-	.venv/bin/python studies/run.py $(NAME)
+study: env  ## run an experiment of the textbooks, of compare/*.yaml: make study NAME=temperature SETUP=digits SEEDS="0 1"
+	.venv/bin/python -m selfsup.compare.run $(NAME) $(if $(SETUP),--setup $(SETUP)) $(if $(SEEDS),--seeds $(SEEDS))
 
 table: env  ## print the experiments' accuracies; those that are not of their experiment are left out, with the reason
 	.venv/bin/python -m selfsup.compare.table

@@ -40,7 +40,8 @@ HELD_OUT = 0.49  # of the training images; `data.validation` ends below a half
 
 def overrides_of(name: str, more: list[str]) -> list[str]:
     """A set-up in the words of `dvc exp run -S`, and `more` after it."""
-    return [*setup.overrides(setup.base_of(common.ROOT), setup.read(common.ROOT, name)), *more]
+    base = setup.base_of(common.ROOT)
+    return [*setup.overrides(base, setup.read(common.ROOT, name, base)), *more]
 
 
 def parameters(overrides: list[str]) -> Params:

@@ -93,53 +93,6 @@ def test_the_table_of_methods_has_all_of_them_with_the_figures_that_were_measure
             assert row[title] == measured[rest.get(name, name)][column], (name, title)
 
 
-def test_the_table_of_accuracy_has_means_spreads_and_gains_seed_by_seed(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import accuracy
-
-    def one(method: float, random: float, seconds: float) -> dict:
-        scores = {
-            "knn": {
-                name: {"top1": x}
-                for name, x in {"method": method, "random": random, "pixels": 0.7, "majority": 0.1}.items()
-            }
-        }
-        pretrain = {"backbone": "conv", "seconds": seconds, "images_per_second": 10 * seconds, "alarm": None}
-        return {"scores": scores, "pretrain": pretrain, "seed": 0}
-
-    found = rows(accuracy.table({"a": [one(0.9, 0.8, 1), one(0.8, 0.9, 9), one(0.7, 0.5, 2)]}))
-    assert found["a"]["kNN"] == "80.0 ± 10.0" and found["a"]["linear"] == "-"
-    assert found["a"][accuracy.GAIN] == "+6.7 (+10.0, -10.0, +20.0)"
-    assert (found["a"]["seconds"], found["a"]["images/s"]) == ("2", "20")
-    assert found["random, conv"]["kNN"] == "73.3 ± 20.8" and found["random, conv"]["seconds"] == ""
-    assert found["pixels"]["kNN"] == "70.0 ± 0.0"
-    assert found["majority"]["kNN"] == "10.0 ± 0.0" and found["majority"]["backbone"] == ""
-
-
-def test_the_picture_of_accuracy_has_a_row_a_method(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import accuracy
-    from matplotlib.figure import Figure
-
-    kept: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: kept.append(figure))
-    scores = {"method": {"top1": 0.9}, "random": {"top1": 0.8}}
-    done = {
-        name: [{"scores": {"knn": scores | {"method": {"top1": own}}}, "pretrain": {"backbone": backbone}}] * 2
-        for name, own, backbone in (("a", 0.9, "conv"), ("b", 0.95, "conv"), ("c", 0.7, "vit"))
-    }
-    accuracy.picture(done, tmp_path / "x.png")
-    conv, vit = kept[0].axes
-    assert [tick.get_text() for tick in conv.get_yticklabels()] == ["a", "b"]  # the best on top
-    assert conv.lines[1].get_xdata().tolist() == pytest.approx([80, 95])
-    assert [tick.get_text() for tick in vit.get_yticklabels()] == ["c"]
-    assert vit.lines[0].get_color() != conv.lines[0].get_color()  # below random weights
-    accuracy.picture(
-        {"a": [{"scores": {"knn": {"method": {"top1": 0.9}}}, "pretrain": {"backbone": "conv"}}]}, tmp_path
-    )
-    assert len(kept) == 1  # nothing to draw without the baseline
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_benchmark_is_documented(script):
     assert f"benchmarks/{script}" in (BENCHMARKS / "README.md").read_text()

@@ -29,9 +29,9 @@ def names(root: Path) -> list[str]:
     return sorted(path.stem for path in (root / FOLDER).glob("*.yaml"))
 
 
-def read(root: Path, name: str) -> Overlay:
-    """The set-up of that name, checked. Raises `UserError`."""
-    base, file = base_of(root), f"{FOLDER}/{name}.yaml"
+def read(root: Path, name: str, base: Overlay) -> Overlay:
+    """The set-up of that name, checked as a change of `base`. Raises `UserError`."""
+    file = f"{FOLDER}/{name}.yaml"
     try:
         choose(f"{FOLDER}/", name, names(root))
     except ValueError as error:
@@ -43,8 +43,12 @@ def read(root: Path, name: str) -> Overlay:
 
 def base_of(root: Path) -> dict[str, Any]:
     """What params.yaml holds, checked. Raises `UserError`."""
-    load(root / "params.yaml")
-    return read_yaml(root / "params.yaml")
+    path = root / "params.yaml"
+    if not path.exists():
+        load(path)  # raises
+    values = read_yaml(path)
+    parse(Params, values)
+    return values
 
 
 def check(values: Any, overlay: Any, file: str) -> None:
@@ -118,8 +122,8 @@ def flags(root: Path) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help=f"a file of {FOLDER}/, without its ending: {', '.join(names(root))}")
     args = parser.parse_args()
-    overlay = read(root, args.name)
-    words = list(overrides(base_of(root), overlay))
+    base = base_of(root)
+    words = list(overrides(base, read(root, args.name, base)))
     for word in words:
         if re.search(r"\s", word):
             key = word.partition("=")[0]

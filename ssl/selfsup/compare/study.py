@@ -1,187 +1,172 @@
-"""A study: what its file asks for, and the page of its runs, a plot and a table."""
+"""A study, compare/<name>.yaml: many experiments that differ in named settings, repeated over seeds.
+
+Every experiment is a cell: a series, a setting (or a pair of settings) and a seed. `cells` lists them with their
+overrides, all checked before the first one is run, and `run` runs them one after another.
+"""
 
 from __future__ import annotations
 
-import csv
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
-import numpy as np
 from pydantic import Field
 
-from selfsup.config import Strict, parse
+from selfsup import methods
+from selfsup.compare import setup
+from selfsup.compare.experiment import SOURCES, Outcome, experiment, outcome
+from selfsup.compare.setup import Overlay
+from selfsup.config import Strict, choose, parse, read_yaml
 from selfsup.errors import UserError
-from selfsup.files import replaced
-from selfsup.report import charts
-from selfsup.report.template import render
+from selfsup.evaluation.run import PROTOCOLS
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-TITLES = {
-    "knn": "kNN, test accuracy, %",
-    "linear": "linear probe, test accuracy, %",
-    "uniformity": "uniformity of the centred features",
-    "tolerance": "tolerance: similarity within classes, centred",
-    "spread": "spread of the embeddings",
-    "rankme": "effective rank of the embeddings",
-    "seconds": "seconds of pretraining",
-    "loss": "loss",
-}
-"""The readings that a study may show. `spread` is 1 for isotropic embeddings and 0 for collapsed ones."""
-
-PAIRS = 2_000  # features whose pairs are compared at most
-COLOURS = ("#2f7fd6", "#e2812b", "#1fa37a", "#9a5fd0")
-
-Overrides = list[str]
+FOLDER = "compare"
+Parameters = dict[str, Any]  # an overlay: some of the parameters, in the form of params.yaml
 
 
 class Study(Strict):
-    """`studies/<name>.yaml`. Overrides are those of `dvc exp run -S`."""
+    """The content of `compare/<name>.yaml`."""
 
     title: str
-    paper: str
+    paper: str | None = None
     expect: str  # what the paper found
     axis: str  # what the settings are
-    show: Annotated[list[str], Field(min_length=1)]  # readings, of TITLES
-    always: Overrides
-    series: dict[str, Overrides]  # one line each
-    pairs: bool = False  # all pairs of settings, as a heat map
-    settings: dict[str, Overrides]
+    show: Annotated[dict[str, str], Field(min_length=1)]  # title: reading, such as knn.top1 or run.seconds
+    defaults: Parameters = Field(default={})  # a set-up and -S come after these
+    always: Parameters = Field(default={})  # and before these
+    series: dict[str, Parameters] = Field(default={"": {}})
+    pairs: bool = False  # all pairs of settings, and each alone
+    settings: dict[str, Parameters] = Field(default={})
+    methods: bool = False  # instead of settings: every method is one
 
 
 @dataclass(frozen=True)
-class Row:
-    """A run: of which series, with which setting (or two, in a study of pairs), and what came of it."""
+class Cell:
+    """One experiment of a study. `other` is the second setting of a pair, else `setting`."""
 
     series: str
     setting: str
     other: str
     seed: int
-    found: Mapping[str, float] = field(default_factory=dict)
-
-    def read(self, found: Mapping[str, float]) -> Row:
-        return replace(self, found=found)
-
-    def title(self, study: Study) -> str:
-        names = self.setting if self.setting == self.other else f"{self.setting} and {self.other}"
-        return f"{self.series + ', ' if self.series else ''}{study.axis} {names}, seed {self.seed}"
+    title: str
+    overrides: tuple[str, ...]  # in the words of `dvc exp run -S`
 
 
-def load(path: Path) -> Study:
-    """The study in a file. Raises `UserError`."""
-    from ruamel.yaml import YAML
+@dataclass(frozen=True)
+class Found:
+    """A cell and what its experiment found."""
 
-    study = parse(Study, YAML(typ="safe", pure=True).load(path), file=f"studies/{path.name}")
-    unknown = set(study.show) - set(TITLES)
-    if unknown:
-        raise UserError(f"studies/{path.name}: show: unknown {sorted(unknown)}. Known: {', '.join(TITLES)}")
-    if study.pairs and len(study.series) > 1:
-        raise UserError(f"studies/{path.name}: series: a study of pairs has one; remove the others")
+    cell: Cell
+    outcome: Outcome
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.stem for path in (root / FOLDER).glob("*.yaml"))
+
+
+def read(root: Path, name: str) -> Study:
+    """The study of that name, without its cells' parameters checked. Raises `UserError`."""
+    file = f"{FOLDER}/{name}.yaml"
+    try:
+        choose(f"{FOLDER}/", name, names(root))
+        study = parse(Study, read_yaml(root / file), file=file)
+        for reading in study.show.values():
+            source, _, figure = reading.partition(".")
+            choose(f"{file}: show", source, [*PROTOCOLS, *SOURCES])
+            if source in SOURCES:
+                choose(f"{file}: show: {source}", figure, list(SOURCES[source]))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if study.pairs and (len(study.series) > 1 or study.methods):
+        raise UserError(f"{file}: pairs: a study of pairs has one series, and is not of methods; remove the others")
+    if bool(study.settings) == study.methods:
+        raise UserError(f"{file}: settings: name some, or have `methods: true` instead")
     return study
 
 
-def tolerance(features: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    """Mean cosine of two images of one class, of a seeded sample of `features` [N D]; NaN without labels.
+def of_methods(study: Study, chosen: Sequence[str] | None) -> Study:
+    """The study with the chosen methods as settings, None: all; a study of other settings is returned as it is.
 
-    Wang & Liu 2021, arXiv:2012.09740, section 4.2.
+    Raises `UserError` for a method that is not known, and for methods where the study is of other settings.
     """
-    rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:PAIRS])
-    z = np.asarray(features[rows], np.float64)
-    z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
-    own = labels[rows]
-    same = np.triu((own[:, None] == own) & (own >= 0)[:, None], k=1)
-    return float((z @ z.T)[same].mean()) if same.any() else float("nan")
+    if not study.methods:
+        if chosen is None:
+            return study
+        raise UserError(f"--methods: the settings of this study are {study.axis}, not methods; leave --methods out")
+    try:
+        for name in chosen or ():
+            choose("--methods", name, methods.names())
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    settings = {name: {"method": name} for name in dict.fromkeys(chosen or methods.names())}
+    return study.model_copy(update={"settings": settings})
 
 
-def write_page(study: Study, rows: Sequence[Row], path: Path, command: Sequence[str]) -> Path:
-    """The page, and its numbers as CSV beside it."""
-    text = render(
-        "study.html",
-        study=study,
-        titles=TITLES,
-        plot=plot(study, rows),
-        rows=rows,
-        command=shlex.join(["python", "studies/run.py", *command]),
-        alarms=[row.title(study) for row in rows if row.found.get("alarm")],
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as new:
-        new.write_text(text, encoding="utf-8")
-    names = sorted({name for row in rows for name in row.found})
-    with replaced(path.with_suffix(".csv")) as new, new.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["series", "setting", "other", "seed", *names])
-        for row in rows:
-            table.writerow([row.series, row.setting, row.other, row.seed, *(row.found.get(name, "") for name in names)])
-    return path
+def cells(
+    root: Path, name: str, study: Study, seeds: Sequence[int], set_up: str | None = None, more: Sequence[str] = ()
+) -> list[Cell]:
+    """Every experiment of a study, checked, seed by seed. `more` are overrides between the set-up and the study's own.
+
+    Raises `UserError`, which names the file, for a setting that is not a valid change of params.yaml.
+    """
+    base = setup.base_of(root)
+    before = [study.defaults, *([setup.read(root, set_up, base)] if set_up else [])]
+    found = []
+    for series, of_series in study.series.items():
+        for (setting, other), own in _settings(study).items():
+            after = [study.always, of_series, *own]
+            both = [*before, *after]
+            setup.check(_onto(base, both), _onto({}, both), f"{FOLDER}/{name}.yaml")
+            words = [*_overrides(base, before), *more, *_overrides(_onto(base, before), after)]
+            value = setting if setting == other else f"{setting} and {other}"
+            title = f"{series + ', ' if series else ''}{study.axis} {value}"
+            found.append((series, setting, other, title, words))
+    return [
+        Cell(series, setting, other, seed, f"{title}, seed {seed}", (*words, f"seed={seed}"))
+        for seed in seeds
+        for series, setting, other, title, words in found
+    ]
 
 
-def plot(study: Study, rows: Sequence[Row]) -> str:
-    """A panel a reading, as SVG: lines over the settings with a dot a seed, or a heat map of pairs."""
-    across = min(2, len(study.show))
-    down = -(-len(study.show) // across)
+def run(
+    root: Path,
+    name: str,
+    plan: Sequence[Cell],
+    sources: Sequence[str],
+    write: Callable[[Sequence[Found]], object],
+) -> list[Found]:
+    """Run the cells one after another, and `write` after each what was found so far.
 
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots(down, across, squeeze=False).ravel()
-        for axis, name in zip(axes, study.show, strict=False):
-            (heat_map if study.pairs else lines)(axis, study, rows, name)
-            axis.set_title(TITLES[name])
-        for axis in axes[len(study.show) :]:
-            axis.set_visible(False)
-
-    return charts.svg(draw, 4.6 * across, (3.6 if study.pairs else 2.6) * down + 0.3)
-
-
-def lines(axis: Axes, study: Study, rows: Sequence[Row], name: str) -> None:
-    """The mean over seeds of each series, a dot a run; below it what random weights give."""
-    places = {setting: i for i, setting in enumerate(study.settings)}
-    untrained: dict[float, str] = {}  # of random weights: one line where the series have one network
-    for series, colour in zip(study.series, COLOURS * len(study.series), strict=False):
-        below = [
-            row.found[f"{name} of random"] for row in rows if row.series == series and f"{name} of random" in row.found
-        ]
-        if below:
-            mean = float(np.mean(below))
-            untrained[mean] = charts.COLOURS["random"] if len(study.series) == 1 or mean in untrained else colour
-        own = [row for row in rows if row.series == series and np.isfinite(row.found.get(name, np.nan))]
-        by_place = {i: [row.found[name] for row in own if row.setting == s] for s, i in places.items()}
-        means = {i: float(np.mean(values)) for i, values in by_place.items() if values}
-        joined = "-" if _is_number(study) else ""
-        axis.plot(list(means), list(means.values()), color=colour, linestyle=joined, linewidth=1.6, label=series)
-        for row in own:
-            axis.plot(places[row.setting], row.found[name], "o", color=colour, markersize=5)
-    for height, colour in untrained.items():
-        axis.axhline(height, color=colour, linestyle=(0, (4, 3)), linewidth=1)
-    long = max(map(len, places)) > 8
-    axis.set_xticks(list(places.values()), list(places), rotation=20 if long else 0, ha="right" if long else "center")
-    axis.set_xlim(-0.4, len(places) - 0.6)
-    axis.set_xlabel(study.axis)
-    if len(study.series) > 1:
-        axis.legend(frameon=False)
+    Raises `UserError` at the first that fails. The same call again continues there: DVC restores finished runs.
+    """
+    found: list[Found] = []
+    for number, cell in enumerate(plan, start=1):
+        print(f"{name}, run {number} of {len(plan)}: {cell.title}", file=sys.stderr, flush=True)
+        with experiment(root, cell.overrides, f"{FOLDER}/{name}.yaml: {cell.title}"):
+            found.append(Found(cell, outcome(root, sources)))
+        write(found)
+    return found
 
 
-def heat_map(axis: Axes, study: Study, rows: Sequence[Row], name: str) -> None:
-    """The mean over seeds of each pair, and of each setting alone on the diagonal."""
-    places = {setting: i for i, setting in enumerate(study.settings)}
-    grid = np.full((len(places), len(places)), np.nan)
-    for row in rows:
-        i, j = places[row.setting], places[row.other]
-        same = [one.found.get(name, np.nan) for one in rows if (one.setting, one.other) == (row.setting, row.other)]
-        grid[i, j] = grid[j, i] = np.mean(same)
-    axis.imshow(grid, cmap="Blues")
-    axis.grid(visible=False)
-    middle = (np.nanmin(grid) + np.nanmax(grid)) / 2
-    for (i, j), value in np.ndenumerate(grid):
-        if np.isfinite(value):
-            axis.text(j, i, f"{value:.1f}", ha="center", va="center", color="#ffffff" if value > middle else "#101418")
-    axis.set_xticks(range(len(places)), list(places), rotation=30, ha="right")
-    axis.set_yticks(range(len(places)), list(places))
+def _settings(study: Study) -> dict[tuple[str, str], list[Overlay]]:
+    """Overlays by setting, alone and then in pairs."""
+    single = {(name, name): [own] for name, own in study.settings.items()}
+    pairs = combinations(study.settings.items(), 2) if study.pairs else ()
+    return single | {(a, b): [first, second] for (a, first), (b, second) in pairs}
 
 
-def _is_number(study: Study) -> bool:
-    return all(name.replace(".", "", 1).isdigit() for name in study.settings)
+def _onto(base: Overlay, overlays: Sequence[Overlay]) -> Overlay:
+    for overlay in overlays:
+        base = setup.merged(base, overlay)
+    return base
+
+
+def _overrides(base: Overlay, overlays: Sequence[Overlay]) -> list[str]:
+    words: list[str] = []
+    for overlay in overlays:
+        words += setup.overrides(base, overlay)
+        base = setup.merged(base, overlay)
+    return words
