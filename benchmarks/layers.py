@@ -23,7 +23,7 @@ import torch
 from selfsup.compare import setup
 from selfsup.data.loader import Split
 from selfsup.errors import UserError, one_line_errors
-from selfsup.evaluation.protocols.knn import knn_accuracy
+from selfsup.evaluation.neighbours import knn_accuracy
 from selfsup.methods.cpc import patches_of
 from selfsup.training import session
 from selfsup.training.build import build_task, method_params
@@ -63,9 +63,8 @@ def features(encoder: Any, split: Split, size: int, patches: int | None) -> list
 def accuracies(encoder: Any, splits: Any, size: int, patches: int | None) -> list[str]:
     bank, queries = (features(encoder.eval(), splits[name], size, patches) for name in ("train", "validation"))
     labels = splits["train"].labels, splits["validation"].labels
-    k = min(20, len(labels[0]))
     pairs = zip(bank, queries, strict=True)
-    return [f"{100 * knn_accuracy(a, labels[0], b, labels[1], k, 0.07):.1f}" for a, b in pairs]
+    return [f"{100 * knn_accuracy(a, labels[0], b, labels[1]):.1f}" for a, b in pairs]
 
 
 def rows(method: str, overrides: list[str], patches: int | None) -> list[list[str]]:

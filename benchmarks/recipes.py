@@ -29,9 +29,9 @@ from selfsup.compare import setup
 from selfsup.data.loader import Split, open_splits
 from selfsup.data.shards import write
 from selfsup.errors import one_line_errors
-from selfsup.evaluation.protocols.knn import knn_accuracy
+from selfsup.evaluation.neighbours import knn_accuracy
 from selfsup.params import Params, load
-from selfsup.training import session
+from selfsup.training import probe, session
 from selfsup.training.build import build_task, method_params
 
 KEPT = common.ROOT / ".cache" / "recipes"
@@ -78,8 +78,8 @@ def accuracy(params: Params, splits: Mapping[str, Split], encoder: Any) -> float
     from selfsup.features.encode import embed
 
     device, size = next(encoder.parameters()).device, params.data.image_size
-    bank, queries = (embed(encoder, splits[name], device, size, session.BANK) for name in ("train", "validation"))
-    return knn_accuracy(*bank, *queries, min(20, len(bank[0])), params.evaluation.knn.temperature)
+    bank, queries = (embed(encoder, splits[name], device, size, probe.BANK) for name in ("train", "validation"))
+    return knn_accuracy(*bank, *queries)
 
 
 def reading(overrides: list[str], method: str, seed: int) -> dict[str, float]:

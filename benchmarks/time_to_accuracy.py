@@ -22,7 +22,7 @@ from workload import NETWORKS, Lightly, parameters
 
 from selfsup.data.loader import Split, open_splits
 from selfsup.data.shards import write
-from selfsup.evaluation.protocols.knn import knn_accuracy
+from selfsup.evaluation.neighbours import knn_accuracy
 from selfsup.features.encode import embed
 from selfsup.params import Params
 from selfsup.training.build import build_task, method_params
@@ -61,10 +61,10 @@ class Readings:
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self.start
         encoder.eval()
-        size, k = self.params.data.image_size, 20
+        size = self.params.data.image_size
         bank = embed(encoder, self.splits["train"], DEVICE, size, BANK)
         queries = embed(encoder, self.splits["validation"], DEVICE, size, QUERIES)
-        accuracy = knn_accuracy(*bank, *queries, k, self.params.evaluation.knn.temperature)
+        accuracy = knn_accuracy(*bank, *queries)
         encoder.train()
         self.curve.append((self.seconds, accuracy))
         print(f"{self.name}: {self.seconds:.1f} s, kNN {100 * accuracy:.1f}", file=sys.stderr, flush=True)

@@ -14,6 +14,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     params = load()
     from selfsup import methods
+    from selfsup.evaluation import protocols
     from selfsup.nets.image import check_backbone, refuse_weights
     from selfsup.training.build import method_params
 
@@ -26,6 +27,7 @@ def main() -> None:
     for method in [*params.methods, "supervised"]:
         method_params(params, method)
     methods.declared()
+    protocols.blocks(params.evaluation)
     Path("data").mkdir(exist_ok=True)
     Path("data/checked.txt").write_text("params.yaml is valid\n")  # the same on every run: nothing below reruns for it
 

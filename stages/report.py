@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
 from selfsup.data.loader import open_splits
 from selfsup.errors import one_line_errors
-from selfsup.evaluation.run import PROTOCOLS, read_inputs
+from selfsup.evaluation.run import read_inputs
 from selfsup.params import load
 from selfsup.report.page import write_report
 from selfsup.report.sheet import views_sheet
@@ -23,9 +23,8 @@ def main() -> None:
     split = open_splits(data, verified=True)["train"]
     task = build_task(params, params.method, method_params(params, params.method).backbone, split)
     inputs = read_inputs(params)
-    origin = {protocol: inputs.computed_from(protocol, params) for protocol in PROTOCOLS}
-    with record.nested(params, "report", inputs.weights, origin) as (_, run):
-        write_report(params, path, views_sheet(task, split, data.image_size, params.seed))
+    with record.nested(params, "report", inputs.weights, inputs.computed_from(params)) as (_, run):
+        write_report(params, inputs, path, views_sheet(task, split, data.image_size, params.seed))
         run.artifact(path)
     print(f"report: {path}")
 

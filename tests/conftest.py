@@ -1,6 +1,7 @@
 """Data that several tests share, written once a session."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from selfsup import logs
 from selfsup.data.shards import write
+from selfsup.evaluation import protocols
 from tests.helpers import params
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,3 +43,24 @@ def unlabelled_shards(tmp_path_factory) -> Path:
         Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(root / "images" / f"{i}.png")
     write(params(data__source="image_folder", data__path=str(root / "images")).data, 0, root / "shards", processes=1)
     return root / "shards"
+
+
+@pytest.fixture
+def found_in(monkeypatch):
+    """A function that adds a folder to those in which protocols are found."""
+    before = set(sys.modules)
+
+    def add(folder: Path) -> None:
+        monkeypatch.setattr(protocols, "__path__", [*protocols.__path__, str(folder)])
+
+    yield add
+    for name in set(sys.modules) - before:
+        if name.startswith(f"{protocols.__name__}."):  # a file of the same name is another module in another test
+            del sys.modules[name]
+
+
+@pytest.fixture
+def toy(found_in) -> str:
+    """The protocol in evaluation/toys/nearest.py is known; its name."""
+    found_in(Path(__file__).parent / "evaluation/toys")
+    return "nearest"

@@ -20,7 +20,9 @@ PACKAGE = ROOT / "ssl" / "selfsup"
 STAGES = ROOT / "stages"
 SOURCES = sorted([*PACKAGE.rglob("*.py"), *STAGES.glob("*.py")])
 METHODS = sorted(path.stem for path in (PACKAGE / "methods").glob("*.py") if not path.stem.startswith("_"))
-PROTOCOLS = sorted(set(YAML(typ="safe", pure=True).load(ROOT / "params.yaml")["evaluation"]) - {"protocols"})
+PROTOCOLS = sorted(
+    path.stem for path in (PACKAGE / "evaluation/protocols").glob("*.py") if not path.stem.startswith("_")
+)
 CHOICES = {"methods": METHODS, "protocols": PROTOCOLS}  # what `import_module` chooses from by a name in params.yaml
 GROUND = {"about", "config", "digests", "draw", "epochs", "errors", "files", "imports", "logs", "params"}
 MAY_IMPORT = {  # room of the package: the other rooms it may import

@@ -155,6 +155,7 @@ def test_whatever_a_stage_writes_is_known_as_its_own(here, out, stage):
     assert writer(f"{out}.other") is writer(f"elsewhere/{out}") is None
 
 
+PROTOCOL = values()["evaluation"]["protocols"][0]
 PRETRAINED = "models/pretrained/task.safetensors"
 
 
@@ -166,22 +167,22 @@ PRETRAINED = "models/pretrained/task.safetensors"
         ("extract", PRETRAINED, "pretrain"),
         ("baseline pixels", "data/shards", "shard"),
         ("baseline conv", "data/shards", "shard"),
-        ("evaluate knn", "data/shards", "shard"),
-        ("evaluate knn", "features", "extract"),
-        ("evaluate few_label", "features/pretrained/test.npy", "extract"),
-        ("evaluate knn", "features/baselines/pixels/train.npy", "pixels"),
-        ("evaluate knn", "features/baselines/conv/random/train.npy", "baseline@conv"),
+        (f"evaluate {PROTOCOL}", "data/shards", "shard"),
+        (f"evaluate {PROTOCOL}", "features", "extract"),
+        (f"evaluate {PROTOCOL}", "features/pretrained/test.npy", "extract"),
+        (f"evaluate {PROTOCOL}", "features/baselines/pixels/train.npy", "pixels"),
+        (f"evaluate {PROTOCOL}", "features/baselines/conv/random/train.npy", "baseline@conv"),
         ("report", "data/shards", "shard"),
         ("report", "features", "extract"),
-        ("report", "evaluations/knn", "evaluate@knn"),
+        ("report", f"evaluations/{PROTOCOL}", f"evaluate@{PROTOCOL}"),
     ],
 )
 def test_a_missing_input_names_the_stage_to_run(here, hundred, monkeypatch, script, removed, stage):
-    workspace.make(here, hundred, evaluation__knn__k=[5], evaluation__linear__c=[1.0])
+    workspace.make(here, hundred, **workspace.quick())
     (here / PRETRAINED).parent.mkdir(exist_ok=True)
     monkeypatch.syspath_prepend(ROOT / "stages")
     if removed.startswith("evaluations"):
-        run("evaluate knn", monkeypatch)
+        run(f"evaluate {PROTOCOL}", monkeypatch)
     (here / removed).exists() and (here / removed).rename(here / "removed")
     with pytest.raises(SystemExit) as ended, one_line_errors():
         run(script, monkeypatch)
@@ -205,7 +206,7 @@ def run(command: str, monkeypatch) -> None:
 def test_evaluating_before_pretraining_as_a_user_sees_it(tmp_path):
     """The whole stage, in a folder that has parameters and nothing else."""
     YAML().dump(values(), tmp_path / "params.yaml")
-    command = [sys.executable, str(ROOT / "stages/evaluate.py"), "knn"]
+    command = [sys.executable, str(ROOT / "stages/evaluate.py"), PROTOCOL]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert re.fullmatch(r"error: \S+: not found; run `dvc repro (extract|shard)` first\n", done.stderr), done.stderr

@@ -28,9 +28,8 @@ DECIDES_NOTHING = {
     "selfsup.tracking.runs",
     "selfsup.tracking.store",
     "selfsup.tracking.writer",
-    # kNN readings during training are only displayed: a change of the protocol must not retrain
-    "selfsup.evaluation.protocols",
-    "selfsup.evaluation.protocols.knn",
+    # kNN readings during training are only displayed: a change of how they are taken must not retrain
+    "selfsup.training.probe",
     # this module only lists files
     "selfsup.imports",
 }

@@ -1,6 +1,7 @@
 """`params.yaml` as strict, documented models: an unknown key, a wrong type or a value out of range is one clear line.
 
-Only the knobs of a method live elsewhere: each `methods/<name>.py` has its own `Params`, a subclass of `MethodParams`.
+The blocks of methods and protocols live elsewhere: each `methods/<name>.py` has its own `Params`, a subclass of
+`MethodParams`, and so has each `evaluation/protocols/<name>.py`.
 Nothing here has a default: values live in `params.yaml` only. This module imports neither torch nor DVC.
 """
 
@@ -8,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from selfsup.config import Strict, choose, known, parse, read_yaml, shown
 from selfsup.epochs import Readings, WarmUp
@@ -216,27 +217,13 @@ class CropsParams(Strict):
         return self
 
 
-class KNN(Strict):
-    k: Annotated[list[PositiveInt], Field(min_length=1)]  # each is reported; the headline k is chosen on validation
-    temperature: PositiveFloat
-
-
-class Linear(Strict):
-    c: Annotated[list[PositiveFloat], Field(min_length=1)]  # inverse regularisation, chosen on validation
-
-
-class FewLabel(Strict):
-    per_class: list[PositiveInt]  # labels a class
-    fraction: list[Annotated[float, Field(gt=0, le=1)]]  # stratified shares of the training labels
-    draws: Annotated[int, Field(ge=2)]
-    c: Annotated[list[PositiveFloat], Field(min_length=1)]
-
-
 class Evaluation(Strict):
+    """The chosen protocols, and a block per protocol, which `evaluation.protocols.blocks` validates by its `Params`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, Any]]
+
     protocols: Annotated[list[str], Field(min_length=1)]
-    knn: KNN
-    linear: Linear
-    few_label: FewLabel
 
 
 class Tracking(Strict):
@@ -265,8 +252,6 @@ class Params(Strict):
             choose("method" if name == self.method else "methods", name, known(METHODS))
         if self.method not in self.methods:
             raise ValueError(f"methods.{self.method}: missing block; add it")
-        for protocol in self.evaluation.protocols:
-            choose("evaluation.protocols", protocol, sorted(set(Evaluation.model_fields) - {"protocols"}))
         for where, names in (("evaluation.protocols", self.evaluation.protocols), ("baselines", self.baselines)):
             if len(set(names)) < len(names):
                 raise ValueError(f"{where}: names something twice, got {shown(names)}; remove one")

@@ -6,6 +6,7 @@ import pytest
 
 from selfsup import digests
 from selfsup.compare.table import read, render
+from selfsup.evaluation import protocols
 from selfsup.evaluation.run import settings
 from tests.helpers import params, values
 
@@ -13,13 +14,14 @@ from tests.helpers import params, values
 def experiment(name, **overrides):
     """An experiment of simclr as `dvc exp show --json` has it, all of whose figures are its own."""
     used, chosen = values(**overrides), params(**overrides)
+    blocks = protocols.blocks(chosen.evaluation)
     evaluated = {
         protocol: {
             "method": "simclr",
             "seed": 0,
             "computed_from": {
                 "labels": "l",
-                "parameters": settings(getattr(chosen.evaluation, protocol), chosen.seed, chosen.baselines),
+                "parameters": settings(blocks[protocol][1], chosen.seed, chosen.baselines),
                 "features": {"method": "f", "pixels": "p"},
             },
             protocol: {"features": "normalised", "method": metrics, "pixels": {"top1": 0.5}},
@@ -43,8 +45,22 @@ def table(one):
 
 def test_figures_of_the_experiment_are_printed():
     head, row = table(experiment("odd-yam")).splitlines()
-    assert head.split() == ["experiment", "method", "seed", "kNN", "1", "per", "class"]
+    assert head.split() == ["experiment", "method", "seed", "kNN", "few", "labels"]
     assert row.split() == ["odd-yam", "simclr", "0", "75.0", "25.0"]
+
+
+def test_metrics_of_other_units_are_printed_as_they_are_noted():
+    one = experiment("odd-yam")
+    written = one["data"]["metrics"]["metrics/evaluate/knn.json"]["data"]
+    written |= {"units": {"distance": "none, lower is better", "gap": "points"}}
+    written["knn"]["method"] |= {"distance": 0.43721, "distance_se": 0.1, "gap": 0.0123, "missing": None}
+    head, row = table(one).splitlines()
+    assert [name.strip() for name in head.split("  ") if name][3:] == [
+        *("kNN", "kNN: distance", "kNN: gap", "kNN: missing", "few labels")
+    ]
+    assert [name.strip() for name in row.split("  ") if name][3:] == [
+        *("75.0", "0.437 (none, lower is better)", "1.2 (points)", "-", "25.0")
+    ]
 
 
 def trained_alone(one):

@@ -34,8 +34,8 @@ def test_a_long_tail_is_kept_in_train_without_labels(tmp_path):
     assert sum(split.samples for split in splits.values()) == sum(TAIL.values())
     assert index.notes == [
         "2 of 5 classes have too few images for train, validation and test (the largest is 'pair' with 2 images): "
-        "their 3 images have no label (train 3), so that knn, linear, few_label and the supervised baseline leave them "
-        "out; add images, or set data.rare: drop"
+        "their 3 images have no label (train 3), so that protocols which need labels and the supervised baseline leave "
+        "them out; add images, or set data.rare: drop"
     ]
 
 

@@ -4,24 +4,11 @@ from sklearn.metrics import balanced_accuracy_score
 
 from selfsup.evaluation.balance import balance, commonest, majority, uneven_line
 from selfsup.evaluation.compare import accuracy, paired, rank, standard_error
-from selfsup.evaluation.protocols import few_label, knn, linear
-from selfsup.evaluation.result import scored
+from selfsup.evaluation.result import Metric, Result, flat, right
 from selfsup.features.store import Splits
-from selfsup.params import KNN, FewLabel, Linear
 
 CLASSES = ["a", "b", "c"]
 LABELS = Splits(*(np.repeat(np.arange(3), counts) for counts in ([108, 6, 6], [12, 1, 1], [30, 2, 1])))
-
-
-def noise(seed=0, width=4):
-    rng = np.random.default_rng(seed)
-    return Splits(*(rng.normal(size=(len(y), width)).astype(np.float32) for y in LABELS))
-
-
-def protocols():
-    yield knn, KNN(k=[5, 20], temperature=0.07)
-    yield linear, Linear(c=[0.01])
-    yield few_label, FewLabel(per_class=[1, 6], fraction=[0.1, 1.0], draws=3, c=[0.1])
 
 
 def test_class_counts_are_of_labelled_images_and_of_classes_that_are_there():
@@ -48,40 +35,55 @@ def test_the_commonest_class_counts_validation_labels_and_the_first_of_equals_wi
     assert commonest(Splits(np.array([1, 1]), np.array([0, 0]), np.array([2]))).tolist() == [0, 1]
 
 
-def test_the_majority_row_is_the_share_of_its_class_in_test_under_every_protocol():
-    for module, params in protocols():
-        method = module.run(noise(), LABELS, params, 0)
-        row = majority(LABELS, method)
-        assert row.outcomes.keys() == method.outcomes.keys()
-        for key in method.outcomes:
-            assert row.metrics[key] == pytest.approx(30 / 33)
-            assert row.metrics[f"{key}_balanced"] == pytest.approx(1 / 3)
-            assert f"{key}_balanced" in method.metrics
-            assert np.isfinite(paired(method.outcomes[key], row.outcomes[key]).spread)
+def judged(labels=LABELS, seed=0, **answers):
+    """A result whose metrics take so many answers, with predicted classes."""
+    rng = np.random.default_rng(seed)
+    predicted = rng.integers(0, len(CLASSES), len(labels.test))
+    hits = predicted == labels.test
+    return Result({key: right(hits, labels.test, key, n) for key, n in answers.items()}, predicted=predicted)
 
 
-def test_the_majority_rows_top5_is_the_share_of_the_five_commonest_classes():
+def test_the_majority_row_is_the_share_of_its_class_in_test():
+    method = judged(first=1)
+    row = majority(LABELS, method)
+    assert flat(row)["first"] == pytest.approx(30 / 33)
+    assert flat(row)["first_balanced"] == pytest.approx(1 / 3)
+    assert row.predicted.tolist() == [0] * 33
+    assert np.isfinite(paired(method.metrics["first"].outcomes, row.metrics["first"].outcomes).spread)
+
+
+def test_of_several_answers_the_majority_row_takes_the_commonest_classes():
     labels = Splits(np.repeat(np.arange(7), [9, 8, 7, 6, 5, 4, 3]), np.arange(7), np.array([0, 4, 5, 6]))
-    features = Splits(*(np.random.default_rng(0).normal(size=(len(y), 3)).astype(np.float32) for y in labels))
-    row = majority(labels, linear.run(features, labels, Linear(c=[0.01]), 0))
-    assert (row.metrics["top1"], row.metrics["top5"]) == (0.25, 0.5)
+    row = flat(majority(labels, judged(labels, one=1, five=5)))
+    assert (row["one"], row["five"]) == (0.25, 0.5)
+
+
+def test_draws_of_labels_have_one_majority_answer():
+    curve = right(np.ones((3, 33), bool), LABELS.test, "1 per class")
+    row = majority(LABELS, Result({"few": curve}))
+    assert row.metrics["few"].outcomes.shape == (33,) and row.predicted is None
+
+
+def test_what_is_not_about_classes_has_no_majority_row():
+    assert majority(LABELS, Result({"seconds": Metric(3.0, "time", "seconds")})) is None
+    mixed = Result({"seconds": Metric(3.0, "time", "seconds")} | judged(first=1).metrics)
+    assert list(majority(LABELS, mixed).metrics) == ["first"]
 
 
 def test_balanced_accuracy_is_scikit_learns():
-    for module, params in list(protocols())[:2]:
-        result = module.run(noise(3), LABELS, params, 0)
-        expected = balanced_accuracy_score(LABELS.test, result.predicted)
-        assert result.metrics["top1_balanced"] == pytest.approx(expected)
+    result = judged(seed=3, first=1)
+    expected = balanced_accuracy_score(LABELS.test, result.predicted)
+    assert flat(result)["first_balanced"] == pytest.approx(expected)
 
 
 def test_balanced_accuracy_leaves_out_classes_without_test_images():
-    metrics = scored({"top1": np.array([True, True, False, True])}, np.array([0, 0, 0, 5]))
-    assert metrics["top1_balanced"] == pytest.approx((2 / 3 + 1) / 2)
+    metric = right(np.array([True, True, False, True]), np.array([0, 0, 0, 5]), "top-1")
+    assert metric.balanced.value == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_few_labels_have_a_balanced_accuracy_for_each_draw():
-    right = np.array([[True, True, False, False], [True, False, False, True]])
-    metrics = scored({"percent_1": right}, np.array([0, 0, 0, 1]))
+    hits = np.array([[True, True, False, False], [True, False, False, True]])
+    metrics = flat(Result({"percent_1": right(hits, np.array([0, 0, 0, 1]), "1 %")}))
     draws = [(2 / 3 + 0) / 2, (1 / 3 + 1) / 2]
     assert metrics["percent_1_balanced"] == pytest.approx(np.mean(draws))
     assert metrics["percent_1_balanced_std"] == pytest.approx(np.std(draws, ddof=1))
@@ -89,9 +91,9 @@ def test_few_labels_have_a_balanced_accuracy_for_each_draw():
 
 def test_the_balanced_standard_error_takes_each_class_as_a_sample():
     labels = np.repeat([0, 1], [200, 10])
-    right = np.concatenate([np.arange(200) < 180, np.arange(10) < 4])
+    hits = np.concatenate([np.arange(200) < 180, np.arange(10) < 4])
     expected = np.sqrt(0.9 * 0.1 / 199 + 0.4 * 0.6 / 9) / 2
-    assert standard_error(right, labels) == pytest.approx(expected)
+    assert standard_error(hits, labels) == pytest.approx(expected)
     # and that is how far it is from the truth over many samples of the same images per class
     rng = np.random.default_rng(0)
     truth = np.repeat([0.9, 0.4], [200, 10])
@@ -145,26 +147,3 @@ def test_the_spread_of_few_labels_covers_draws_and_images():
     # Draws that agree to the image say nothing of other images: once this was a spread of 0.
     same = np.tile(np.arange(20) < 18, (3, 1)), np.tile(np.arange(20) < 17, (3, 1))
     assert not paired(*same).exceeds
-
-
-def test_what_a_setting_of_few_labels_really_takes_is_said():
-    labels = np.repeat([0, 1], [12, 4])
-    kept, notes = few_label.settings(labels, FewLabel(per_class=[1, 4], fraction=[0.01, 1.0], draws=3, c=[1.0]))
-    assert [(one.key, int(one.counts.sum()), one.all) for one in kept] == [
-        ("per_class_1", 2, False),
-        ("per_class_4", 8, False),
-        ("percent_1", 2, False),
-        ("percent_100", 16, True),
-    ]
-    assert notes == [
-        "1 % = 2 of 16 labels: each class gives at least one",
-        "1 % takes the same labels as 1 per class",
-        "100 % = all 16 labels: nothing is drawn, and ± is over test images",
-    ]
-
-
-def test_a_setting_of_all_labels_has_a_spread_over_images():
-    result = few_label.run(noise(), LABELS, FewLabel(per_class=[], fraction=[1.0], draws=3, c=[1.0]), 0)
-    assert result.outcomes["percent_100"].shape == (33,)
-    assert result.metrics["percent_100_se"] > 0
-    assert "percent_100_std" not in result.metrics

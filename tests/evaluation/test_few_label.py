@@ -3,15 +3,15 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from selfsup.evaluation.protocols import few_label
+from selfsup.evaluation.result import flat
 from selfsup.features.store import Splits
-from selfsup.params import FewLabel
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), [40, 25, 10, 6]))
 
 
 def params(**changes):
     values = {"per_class": [1, 5], "fraction": [0.1, 0.5], "draws": 3, "c": [0.01, 1.0]}
-    return FewLabel(**(values | changes))
+    return few_label.Params(**(values | changes))
 
 
 def task(seed=0, width=6, noise=1.0):
@@ -21,7 +21,7 @@ def task(seed=0, width=6, noise=1.0):
     return Splits(*((centres[y] + noise * rng.normal(size=(len(y), width))).astype(np.float32) for y in labels)), labels
 
 
-def test_settings_are_stratified_with_at_least_one_label_a_class():
+def test_settings_are_stratified_with_at_least_one_label_per_class():
     kept, notes = few_label.settings(LABELS, params())
     assert {s.key: s.counts.tolist() for s in kept} == {
         "per_class_1": [1, 1, 1, 1],
@@ -80,6 +80,7 @@ def test_run_equals_a_plain_transcription():
     result = few_label.run(features, labels, params(), seed=4)
     mean, std = features.train.mean(0), features.train.std(0)
     kept, _ = few_label.settings(labels.train, params())
+    chosen_c = {row[0]: row[2] for row in result.tables["settings"].rows}
     for setting in kept:
         draws = [few_label.label_draw(labels.train, setting.counts, 4, draw) for draw in range(3)]
         validation, test = {}, {}
@@ -91,11 +92,12 @@ def test_run_equals_a_plain_transcription():
             validation[c] = np.mean([m.score((features.validation - mean) / std, labels.validation) for m in models])
             test[c] = [m.score((features.test - mean) / std, labels.test) for m in models]
         best = 1.0 if validation[1.0] > validation[0.01] else 0.01
-        assert result.details["c"][setting.key] == best
-        np.testing.assert_allclose(result.outcomes[setting.key].mean(axis=1), test[best], atol=1 / 60 + 1e-9)
-        assert result.metrics[setting.key] == pytest.approx(np.mean(result.outcomes[setting.key]))
-        draws = result.outcomes[setting.key].mean(axis=1)
-        assert result.metrics[f"{setting.key}_std"] == pytest.approx(np.std(draws, ddof=1))
+        assert chosen_c[setting.key] == best
+        outcomes = result.metrics[setting.key].outcomes
+        np.testing.assert_allclose(outcomes.mean(axis=1), test[best], atol=1 / 60 + 1e-9)
+        assert flat(result)[setting.key] == pytest.approx(np.mean(outcomes))
+        draws = outcomes.mean(axis=1)
+        assert flat(result)[f"{setting.key}_std"] == pytest.approx(np.std(draws, ddof=1))
 
 
 def test_all_feature_sets_see_the_same_draws(monkeypatch):
@@ -116,8 +118,8 @@ def test_the_choice_of_c_never_sees_test_labels():
     first = few_label.run(features, labels, wide, 0)
     shuffled = labels._replace(test=np.random.default_rng(1).permutation(labels.test))
     second = few_label.run(features, shuffled, wide, 0)
-    assert second.details == first.details
-    assert second.metrics != first.metrics
+    assert second.tables == first.tables
+    assert flat(second) != flat(first)
 
 
 def test_samples_without_a_label_are_never_drawn():
@@ -125,13 +127,37 @@ def test_samples_without_a_label_are_never_drawn():
     hidden = labels._replace(train=np.where(np.arange(len(LABELS)) < 30, -1, LABELS))
     junk = features.train.copy()
     junk[:30] = 1e6
-    assert (
-        few_label.run(features._replace(train=junk), hidden, params(per_class=[1]), 0).metrics
-        == few_label.run(features, hidden, params(per_class=[1]), 0).metrics
+    assert flat(few_label.run(features._replace(train=junk), hidden, params(per_class=[1]), 0)) == flat(
+        few_label.run(features, hidden, params(per_class=[1]), 0)
     )
 
 
 def test_more_labels_help():
     features, labels = task(noise=1.5)
-    metrics = few_label.run(features, labels, params(draws=5), 0).metrics
+    metrics = flat(few_label.run(features, labels, params(draws=5), 0))
     assert metrics["per_class_1"] < metrics["percent_50"]
+
+
+def test_what_a_setting_of_few_labels_really_takes_is_said():
+    labels = np.repeat([0, 1], [12, 4])
+    kept, notes = few_label.settings(labels, few_label.Params(per_class=[1, 4], fraction=[0.01, 1.0], draws=3, c=[1.0]))
+    assert [(one.key, int(one.counts.sum()), one.all) for one in kept] == [
+        ("per_class_1", 2, False),
+        ("per_class_4", 8, False),
+        ("percent_1", 2, False),
+        ("percent_100", 16, True),
+    ]
+    assert notes == [
+        "1 % = 2 of 16 labels: each class gives at least one",
+        "1 % takes the same labels as 1 per class",
+        "100 % = all 16 labels: nothing is drawn, and ± is over test images",
+    ]
+
+
+def test_a_setting_of_all_labels_has_a_spread_over_images():
+    features, labels = task()
+    result = few_label.run(features, labels, params(per_class=[], fraction=[1.0]), 0)
+    (metric,) = result.metrics.values()
+    assert metric.outcomes.shape == (60,)
+    assert metric.uncertainty.over == "images" and metric.uncertainty.size > 0
+    assert not metric.curve.few

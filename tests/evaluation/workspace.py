@@ -21,6 +21,17 @@ PLACES = {  # noise around the class centres
 }
 
 
+def quick() -> dict[str, Any]:
+    """Overrides that make every protocol fast: of a list its first two values, of a whole number at most three."""
+    short = {}
+    for name, block in values()["evaluation"].items():
+        if name != "protocols":
+            for key, value in block.items():
+                cut = value[:2] if isinstance(value, list) else min(value, 3) if isinstance(value, int) else value
+                short[f"evaluation__{name}__{key}"] = cut
+    return short
+
+
 def make(folder: Path, shards: Path, **overrides: Any) -> Params:
     """Fill `folder` with params.yaml, a link to `shards`, features; returns the parameters.
 

@@ -25,7 +25,7 @@ def test_a_chart_takes_the_pages_colours():
 
 def test_text_in_a_chart_is_escaped_and_is_no_mathematics():
     hostile = "<script>alert(1)</script>--> $\\frac$"
-    drawn = charts.dots({hostile: {"method": (0.5, 0.1)}}, {"method": hostile})
+    drawn = charts.dots([charts.Panel(hostile, "%", "percent", {"method": (0.5, 0.1)})], {"method": hostile})
     assert "<script>" not in drawn
     texts = [element.text for element in ET.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
     assert texts.count(hostile) == 2
@@ -47,17 +47,31 @@ def test_sparse_and_empty_columns():
     assert charts.curves({"epoch": np.arange(3.0)}) is None
 
 
+def ticks(drawn):
+    return [float(text.replace("\u2212", "-")) for text in re.findall(r">([\u2212-]?[\d.]+)<", drawn)]
+
+
 def test_spreads_end_where_accuracies_do():
-    drawn = charts.dots({"kNN": {"method": (1.0, 0.2), "majority": (0.05, 0.2)}}, {"method": "a", "majority": "b"})
-    ticks = [int(text.replace("\u2212", "-")) for text in re.findall(r">([\u2212-]?\d+)<", drawn)]
-    assert max(ticks) <= 112 and min(ticks) >= -12
-    drawn = charts.few_labels({"method": [(10, 1.0, 0.4), (50, 0.5, 0.1)]}, {"method": "a"})
+    panel = charts.Panel("kNN", "top-1, %", "percent", {"method": (1.0, 0.2), "majority": (0.05, 0.2)})
+    drawn = charts.dots([panel], {"method": "a", "majority": "b"})
+    assert max(ticks(drawn)) <= 112 and min(ticks(drawn)) >= -12
+    drawn = charts.label_curve({"method": [(10, 1.0, 0.4), (50, 0.5, 0.1)]}, {"method": "a"})
     assert not re.search(r">1[1-9]\d<", drawn)
 
 
-def test_few_label_points_of_equal_size_are_one():
+def test_panels_of_other_units_have_axes_of_their_own():
+    percent = charts.Panel("kNN", "top-1, %", "percent", {"method": (0.5, 0.1), "pixels": (0.25, 0.1)})
+    none = charts.Panel("nearest image", "distance", "none", {"method": (0.31, 0.01), "pixels": (0.4, 0.01)})
+    drawn = charts.dots([percent, none], {"method": "byol", "pixels": "raw pixels"})
+    assert {50, 25, 0.31, 0.4} <= set(ticks(drawn))
+    assert [title for title in ("kNN", "top-1, %", "nearest image", "distance") if f">{title}<" not in drawn] == []
+    seconds = charts.Panel("speed", "time, seconds", "seconds", {"method": (250.0, 40.0)})
+    assert 250 in ticks(charts.dots([seconds], {"method": "byol"}))
+
+
+def test_points_of_equal_numbers_of_labels_are_one():
     series = {"method": [(10, 0.5, 0.1), (10, 0.5, 0.1), (50, 0.6, 0.1)], "pixels": [(10, 0.4, 0.0)]}
-    drawn = charts.few_labels(series, {"method": "byol", "pixels": "raw pixels"})
+    drawn = charts.label_curve(series, {"method": "byol", "pixels": "raw pixels"})
     ET.fromstring(drawn)
     assert "byol" in drawn
     assert ">50<" in drawn

@@ -11,18 +11,20 @@ from PIL import Image
 from selfsup import digests
 from selfsup.data.shards import write
 from selfsup.errors import UserError
-from selfsup.evaluation.result import scored
-from selfsup.evaluation.run import evaluate
+from selfsup.evaluation import protocols
+from selfsup.evaluation.result import Choice, Metric, Result
+from selfsup.evaluation.run import evaluate, read_inputs
 from selfsup.features.store import Splits
-from selfsup.report import page, pictures
-from selfsup.report.scores import Scores
+from selfsup.report import page, pictures, sections
 from tests.evaluation import workspace
 from tests.helpers import params as make_params
+from tests.helpers import values
+from tests.report.test_scores import probe, scores
 
-QUICK = {
-    "evaluation__linear__c": [0.01],
-    "evaluation__few_label": {"per_class": [1, 5, 1000], "fraction": [], "draws": 3, "c": [0.1]},
-}
+QUICK = workspace.quick()
+BLOCKS = values()["evaluation"]
+LISTED = BLOCKS["protocols"]
+TITLES = {name: protocols.find(name).title for name in LISTED}
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -61,18 +63,18 @@ def folder(tmp_path, monkeypatch):
 
 
 def report(params):
-    page.write_report(params, Path("report/index.html"))
+    page.write_report(params, read_inputs(params), Path("report/index.html"))
     text = Path("report/index.html").read_text()
     return text, Checker(text)
 
 
-def finished(folder, shards, protocols=("knn", "linear", "few_label"), **overrides):
+def finished(folder, shards, names=LISTED, **overrides):
     """A workspace in which every stage before the report has run."""
     params = workspace.make(folder, shards, **(QUICK | overrides))
-    for protocol in protocols:
-        evaluate(protocol, params)
-    for name in ("models/pretrained", "plots", "metrics"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        evaluate(name, params)
+    for place in ("models/pretrained", "plots", "metrics"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
     (folder / "plots/pretrain.csv").write_text("step,epoch,loss,knn_validation\n5,1,2.5,\n10,2,1.5,0.7\n")
     run = {"method": "simclr", "backbone": "conv", "seconds": 192.3, "images_per_second": 1234.5, "alarm": None}
     (folder / "metrics/pretrain.json").write_text(json.dumps(run | {"parameters": 412345, "loss": 0.25}))
@@ -95,9 +97,9 @@ def test_a_complete_page(folder, hundred):
     assert "Alarm" not in said
     assert "Not under git." in said
     assert "source: digits" in said  # the parameters
-    assert "1000 labels per class left out" in said
     assert text.count("<svg") == 3
-    assert "Everything chosen, such as knn: k, linear: C, was chosen" in " ".join(said.split())
+    assert [title for title in TITLES.values() if title not in said] == []
+    assert re.search(r"Everything chosen, such as (linear probe: C, )?.*\w: \w.*, was chosen", " ".join(said.split()))
 
 
 def test_the_page_is_self_contained(folder, hundred):
@@ -122,8 +124,8 @@ def test_a_lopsided_set_of_noise_is_not_said_to_be_learnt(folder, tmp_path_facto
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(root / "images" / name / f"{i}.png")
     source = {"data__source": "image_folder", "data__path": str(root / "images"), "data__image_size": 8}
     write(make_params(**source).data, 0, root / "shards", processes=1)
-    few = {"per_class": [1], "fraction": [0.01, 1.0], "draws": 3, "c": [0.1]}
-    overrides = source | QUICK | {"evaluation__few_label": few}
+    few = {f"evaluation__{name}__fraction": [0.01, 1.0] for name in LISTED if "fraction" in BLOCKS[name]}
+    overrides = source | QUICK | few
     params = workspace.make(folder, root / "shards", **overrides)
     for place in workspace.PLACES:
         arrays = {
@@ -132,15 +134,15 @@ def test_a_lopsided_set_of_noise_is_not_said_to_be_learnt(folder, tmp_path_facto
         meta = json.loads((folder / f"features/{place}/meta.json").read_text())
         workspace.write_features(folder / "features" / place, meta, arrays)
     capsys.readouterr()
-    for protocol in ("knn", "linear", "few_label"):
+    for protocol in LISTED:
         evaluate(protocol, params)
     lines = capsys.readouterr().out.splitlines()
-    for protocol in ("knn", "linear", "few_label"):
+    for protocol in LISTED:
         assert any(line.startswith(f"{protocol}: classes are uneven: 5 to 108 images per class in") for line in lines)
         assert any(line.startswith(f"{protocol}: simclr does not beat majority in") for line in lines)
         (row,) = [line for line in lines if line.startswith(f"{protocol}: majority: ")]
         assert "0.8824" in row and "_balanced 0.3333" in row
-    assert "few_label: 1 % = 3 of 118 labels: each class gives at least one" in lines
+    assert [line for line in lines if line.endswith(": 1 % = 3 of 118 labels: each class gives at least one")]
     _, checker = report(params)
     said = " ".join(" ".join(checker.texts).split())
     assert "simclr does not beat the majority class: answering “common” for every image is right for 88.2 %" in said
@@ -151,26 +153,24 @@ def test_a_lopsided_set_of_noise_is_not_said_to_be_learnt(folder, tmp_path_facto
     assert "1 % 3 of 118 labels" in said and "100 % all 118 labels" in said
 
 
-def test_a_page_without_choices_names_none(folder, hundred):
-    params = finished(folder, hundred, ())
-    few = {"majority": {"per_class_1": np.ones(5, bool)}, "method": {"per_class_1": np.ones((2, 5), bool)}}
-    scores = Scores("few_label", {row: scored(own, np.arange(5)) for row, own in few.items()}, few)
-    assert page.choices([scores]) == []
-    evaluate("few_label", params)
-    _, checker = report(params)
-    assert "Everything chosen was chosen on the validation split" in " ".join(" ".join(checker.texts).split())
+def test_choices_are_shown_by_row_and_a_page_without_names_none(folder, hundred):
+    chosen = Choice(0.1, "C", {0.1: 0.9})
+    one = scores("probe", {"method": Result({"top1": Metric(0.9, "top-1")}, {"c": chosen})})
+    assert sections.choices([one, probe(method=0.9)]) == [("probe: C", {"method": "0.1"})]
+    _, checker = report(finished(folder, hundred, ()))
+    assert "chosen on the validation split" not in " ".join(" ".join(checker.texts).split())
 
 
 def test_even_classes_have_no_balanced_table(folder, hundred):
-    _, checker = report(finished(folder, hundred, ("knn",)))
+    _, checker = report(finished(folder, hundred, LISTED[:1]))
     said = " ".join(checker.texts)
-    assert "balanced" not in said
+    assert "balanced, %" not in said
     assert "does not beat the majority class" not in said
     assert "Majority class: the answer" in said
 
 
 def test_a_row_that_was_dropped_is_not_on_the_page(folder, hundred):
-    _, checker = report(finished(folder, hundred, ("linear",), baselines=["pixels"]))
+    _, checker = report(finished(folder, hundred, LISTED[:1], baselines=["pixels"]))
     assert "majority" not in " ".join(checker.texts).lower().replace("baselines", "")
 
 
@@ -185,7 +185,7 @@ def test_names_with_html_in_them_are_text(folder, tmp_path_factory):
             Image.fromarray(pixels).save(root / "images" / name / f"<b onclick=x>{i}.png")
     source = {"data__source": "image_folder", "data__path": str(root / "images")}
     write(make_params(**source).data, 0, root / "shards", processes=1)
-    _, checker = report(finished(folder, root / "shards", ("linear",), **source))
+    _, checker = report(finished(folder, root / "shards", LISTED[:1], **source))
     assert not {"script", "b"} & set(checker.tags)
     assert "onclick" not in {name for name, _ in checker.attributes}
     assert ("src", "x") not in checker.attributes
@@ -211,16 +211,42 @@ def test_missing_baselines_and_protocols_are_said(folder, hundred):
     params = workspace.make(folder, hundred, **QUICK)
     (folder / "features/baselines/pixels/meta.json").unlink()
     (folder / "features/baselines/conv/supervised/meta.json").write_text('{"skipped": "no <time>"}')
-    evaluate("knn", params)
+    evaluate(LISTED[0], params)
     _, checker = report(params)
     said = " ".join(checker.texts)
     assert "baseline supervised: no <time>" in said
     assert "baseline pixels:" in said
-    assert "linear: not run" in said
-    assert "few_label: not run" in said
+    assert [f"{TITLES[name]}: not run" in said for name in LISTED] == [False] + [True] * (len(LISTED) - 1)
     assert "nearest training images by simclr" in said
     assert "nearest training images by raw pixels" not in said
     assert "The training run" not in said
+
+
+@pytest.mark.parametrize("data", ["hundred", "unlabelled_shards"])
+def test_a_protocol_of_another_kind_is_shown_with_its_unit_and_direction(folder, data, request, toy):
+    """No percentages, no labels, lower is better: beside the others, and alone on data without labels."""
+    kind = {"evaluation": BLOCKS | {"protocols": [LISTED[0], toy], toy: {"k": 2}}}
+    params = workspace.make(folder, request.getfixturevalue(data), **kind)
+    for name in (LISTED[0], toy):
+        evaluate(name, params)
+    text, checker = report(params)
+    said = " ".join(" ".join(checker.texts).split())
+    for words in ("nearest image", "cosine distance lower is better", "no unit", "search time lower is better"):
+        assert words in said
+    assert "cosine distance, no unit, lower is better" in said, "the axis of its chart"
+    assert "nearest image: drawn with seed 0" in said and "nearest image: extremes" in said
+    assert "nearest image: neighbours" in said
+    column = re.findall(r"<td[^>]*>(.*?)</td>", text[text.index("no unit</th>") :].partition("</table>")[0], re.DOTALL)
+    (best,) = [cell for cell in column if "<strong>" in cell]
+    written = json.loads(Path("metrics/evaluate/nearest.json").read_text())["nearest"]
+    lowest = min(row["distance"] for row in written.values() if isinstance(row, dict))
+    assert f"<strong>{lowest:.3g}</strong>" in best
+    if data == "unlabelled_shards":
+        assert "Nearest image, cosine distance (lower is better): raw pixels wins with" in said
+        assert f"{TITLES[LISTED[0]]}: needs labels: the data set has none" in said
+        assert "Which classes are confused?" not in said and "balanced" not in said
+    else:
+        assert "Which classes are confused?" in said and f"By the protocol “{TITLES[LISTED[0]]}”" in said
 
 
 def test_an_alarm_is_shown_escaped(folder, hundred):
@@ -236,7 +262,7 @@ def test_a_collapsed_representation_has_no_map_but_a_page(folder, hundred):
     for split in ("train", "validation", "test"):
         path = folder / f"features/pretrained/{split}.npy"
         np.save(path, np.ones_like(np.load(path)))
-    for protocol in ("knn", "linear", "few_label"):
+    for protocol in LISTED:
         evaluate(protocol, params)
     _, checker = report(params)
     said = " ".join(checker.texts)
@@ -245,19 +271,20 @@ def test_a_collapsed_representation_has_no_map_but_a_page(folder, hundred):
 
 
 def test_bold_only_where_the_lead_exceeds_the_spread(folder, hundred):
-    params = finished(folder, hundred, ("linear",))
+    params = finished(folder, hundred, LISTED[:1])
     text, _ = report(params)
     assert len(re.findall(r"<td[^>]*><strong>", text)) >= 1
     # The same outcomes for all rows: a lead of nothing.
-    with np.load("evaluations/linear/outcomes.npz") as arrays:
+    place = f"evaluations/{LISTED[0]}/outcomes.npz"
+    with np.load(place) as arrays:
         same = {name: arrays[f"method/{name.split('/')[1]}"] if "/" in name else arrays[name] for name in arrays}
-    np.savez_compressed("evaluations/linear/outcomes.npz", **same)
+    np.savez_compressed(place, **same)
     text, _ = report(params)
     assert not re.findall(r"<td[^>]*><strong>", text)
 
 
 def test_the_same_files_make_the_same_page(folder, hundred):
-    params = finished(folder, hundred, ("knn",))
+    params = finished(folder, hundred, LISTED[:1])
     assert report(params)[0] == report(params)[0]
 
 
@@ -302,28 +329,35 @@ def test_durations_read_as_words(seconds, text):
 
 
 def test_a_matrix_counts_by_actual_class():
-    scores = Scores("linear", predicted={"method": np.array([1, 1, 0])}, label=np.array([0, 0, 0]))
-    assert page.confusion_matrix([scores], ["a", "b"]) == [[(1, 1 / 3), (2, 2 / 3)], [(0, 0.0), (0, 0.0)]]
-    assert page.confusion_matrix([scores], [str(i) for i in range(50)]) is None
+    result = Result({"top1": Metric(1 / 3, "top-1")}, predicted=np.array([1, 1, 0]))
+    one = scores("probe", {"method": result}, np.array([0, 0, 0]))
+    assert sections.with_predictions([probe(method=0.9), one]) is one
+    assert sections.confusion_matrix(one, ["a", "b"]) == [[(1, 1 / 3), (2, 2 / 3)], [(0, 0.0), (0, 0.0)]]
+    assert sections.confusion_matrix(one, [str(i) for i in range(50)]) is None
+    assert sections.confusion_matrix(None, ["a"]) is None
 
 
 def test_figures_of_other_features_or_parameters_are_left_out_with_the_command_to_run(folder, hundred):
     """As after `pretrain` and `extract` alone, or a protocol whose parameters were changed and that was not run."""
-    before = finished(folder, hundred, ("knn", "linear"), evaluation__protocols=["knn", "linear"])
+    first, second = LISTED[:2]
+    chosen = {"evaluation__protocols": [first, second]}
+    before = finished(folder, hundred, (first, second), **chosen)
     features = np.load("features/pretrained/test.npy")
     np.save("features/pretrained/test.npy", features[::-1])
     _, checker = report(before)
     said = " ".join(checker.texts)
-    for protocol in ("knn", "linear"):
+    for name in (first, second):
         why = "left out, as its figures are computed from other features of simclr"
-        assert f"{protocol}: {why}; run dvc repro evaluate@{protocol}" in said
+        assert f"{TITLES[name]}: {why}; run dvc repro evaluate@{name}" in said
     assert "How good are the features?" not in said
     np.save("features/pretrained/test.npy", features)
-    changed = make_params(**QUICK, data__cache="none", evaluation__protocols=["knn", "linear"], evaluation__knn__k=[7])
+    own = {key: value for key, value in QUICK.items() if key.startswith(f"evaluation__{first}__")}
+    other = {key: value[:1] if isinstance(value, list) else value + 1 for key, value in own.items()}
+    changed = make_params(**(QUICK | chosen | other), data__cache="none")
     _, checker = report(changed)
     said = " ".join(checker.texts)
-    assert "knn: left out, as its figures are computed from other parameters; run dvc repro evaluate@knn" in said
-    assert "How good are the features?" in said and "linear: left out" not in said
+    assert f"{TITLES[first]}: left out, as its figures are computed from other parameters" in said
+    assert "How good are the features?" in said and f"{TITLES[second]}: left out" not in said
 
 
 def test_features_of_another_method_or_of_other_weights_are_refused(folder, hundred):
@@ -334,8 +368,8 @@ def test_features_of_another_method_or_of_other_weights_are_refused(folder, hund
     with pytest.raises(UserError, match=r"not extracted from models/\S+; run dvc repro extract"):
         report(params)
     with pytest.raises(UserError, match="not extracted from"):
-        evaluate("knn", params)
-    assert not Path("metrics/evaluate/knn.json").exists()
+        evaluate(LISTED[0], params)
+    assert not Path("metrics/evaluate").exists()
     meta = Path("features/pretrained/meta.json")
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"weights": digests.of_files(page.WEIGHTS)}))
     _, checker = report(params)

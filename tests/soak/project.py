@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
+from tests.evaluation import workspace
 from tests.helpers import ROOT, SMALL, values
 
 ENDED = 10.0  # seconds within which every process of a killed command must be gone
@@ -33,10 +34,7 @@ TINY = SMALL | {
     "pretrain__epochs": 4,
     "pretrain__checkpoint_every": 2,
     "pretrain__knn_every": 2,
-    "evaluation__linear__c": [0.1, 1.0],
-    "evaluation__few_label__c": [1.0],
-    "evaluation__few_label__per_class": [1, 5],
-    "evaluation__few_label__draws": 2,
+    **workspace.quick(),
     "tracking__enabled": False,
 }
 
@@ -53,7 +51,7 @@ class Stage:
 def stages() -> list[Stage]:
     """All stages in the order of dvc.yaml, which is an order in which they can run."""
     found = []
-    choices = {"backbone": ["conv", "vit"], "protocol": ["knn", "linear", "few_label"]}
+    choices = {"backbone": ["conv", "vit"], "protocol": values()["evaluation"]["protocols"]}
     for name, stage in YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"].items():
         entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
         outs = [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]

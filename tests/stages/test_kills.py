@@ -15,7 +15,7 @@ from selfsup.data.loader import open_splits
 from selfsup.errors import one_line_errors
 from selfsup.training.build import build_task
 from tests.evaluation import workspace
-from tests.helpers import ROOT
+from tests.helpers import ROOT, values
 
 KILL_AT = """
 import os, runpy, signal, sys
@@ -32,12 +32,13 @@ runpy.run_path(script, run_name="__main__")
 """  # SIGKILL to itself in the middle of its outs
 
 ONE_EPOCH = {"pretrain__epochs": 1, "pretrain__warmup_epochs": 0.5, "pretrain__batch_size": 32}
+PROTOCOL = values()["evaluation"]["protocols"][0]
 TRAINED = ["models/pretrained", "models/backbone", "plots/pretrain.csv", "metrics/pretrain.json"]
 STAGES = {  # stage: its outs, and the file that it opens for writing when it is killed
     "shard": (["data/shards"], "index.json"),
     "pretrain": (TRAINED, "config.json"),
     "extract": (["features/pretrained", "metrics/extract.json"], "validation.npy"),
-    "evaluate knn": (["evaluations/knn", "metrics/evaluate/knn.json"], "confusion.csv"),
+    f"evaluate {PROTOCOL}": ([f"evaluations/{PROTOCOL}", f"metrics/evaluate/{PROTOCOL}.json"], "details.json"),
 }
 
 

@@ -14,7 +14,9 @@ from ruamel.yaml import YAML
 
 from selfsup.config import parse
 from selfsup.data.loader import open_split
+from selfsup.evaluation import protocols
 from selfsup.params import Params
+from tests.evaluation import workspace
 from tests.helpers import ROOT, SMALL, values
 
 SMALLEST = SMALL | {
@@ -23,8 +25,7 @@ SMALLEST = SMALL | {
     "pretrain__batch_size": 4,
     "pretrain__knn_every": 1,
     "data__source": "image_folder",
-    "evaluation__few_label__per_class": [1],
-    "evaluation__few_label__draws": 2,
+    **workspace.quick(),
 }
 
 
@@ -110,7 +111,7 @@ def test_awkward_images_go_through_the_whole_pipeline(finished):
     index = json.loads((finished / "data/shards/index.json").read_text())
     assert sum(shard["samples"] for shards in index["splits"].values() for shard in shards) == 20
     assert index["classes"] == ["beasts/cats & <i>lions</i>", "things"] and index["skipped"] == []
-    for protocol in ("knn", "linear", "few_label"):
+    for protocol in values()["evaluation"]["protocols"]:
         rows = json.loads((finished / f"metrics/evaluate/{protocol}.json").read_text())[protocol]
         assert {"method", "random", "pixels", "supervised"} <= set(rows)
     page = (finished / "report/index.html").read_text()
@@ -181,8 +182,9 @@ def test_images_without_labels_go_through_the_whole_pipeline(tmp_path):
         save(Image.fromarray(rng.integers(0, 256, (10 + i, 14, 3), np.uint8)), tmp_path / f"images/{i}.jpg")
     folder = project(tmp_path / "project", data__path=str(tmp_path / "images"), method="mae")
     dvc(folder, "dvc", "repro")
-    for protocol in ("knn", "linear", "few_label"):
-        assert "skipped" in json.loads((folder / f"metrics/evaluate/{protocol}.json").read_text())[protocol]
+    for protocol in values()["evaluation"]["protocols"]:
+        skipped = "skipped" in json.loads((folder / f"metrics/evaluate/{protocol}.json").read_text())[protocol]
+        assert skipped == ("labels" in protocols.find(protocol).needs)
     page = (folder / "report/index.html").read_text()
     assert "needs labels" in page and "effective rank" in page
     assert json.loads((folder / "features/baselines/vit/supervised/meta.json").read_text())["skipped"]

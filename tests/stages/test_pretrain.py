@@ -15,6 +15,7 @@ import torch
 from ruamel.yaml import YAML
 
 from selfsup.data.loader import open_splits
+from selfsup.evaluation import protocols
 from selfsup.features.writer import SPLITS
 from selfsup.params import load
 from tests.helpers import ROOT, SMALL, small, values
@@ -86,7 +87,7 @@ BAD = {
     "a misspelt knob": ("check", {"methods__simclr__temprature": 1.0}, "did you mean temperature"),
     "a misspelt knob of another method": ("check", {"methods__byol__momentun": 1.0}, "did you mean momentum"),
     "an unknown method": ("check", {"method": "simclear"}, "mean simclr? Known: align_uniform, barlow_twins, byol, "),
-    "an unknown protocol": ("check", {"evaluation__protocols": ["knnn"]}, "few_label, knn, linear"),
+    "an unknown protocol": ("check", {"evaluation__protocols": ["knnn"]}, ", ".join(protocols.names())),
 }
 
 

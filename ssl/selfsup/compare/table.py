@@ -22,17 +22,18 @@ from typing import Any
 from selfsup import digests
 from selfsup.config import parse
 from selfsup.errors import UserError, one_line_errors
-from selfsup.evaluation.run import PROTOCOLS, settings
+from selfsup.evaluation import protocols
+from selfsup.evaluation.result import own_keys
+from selfsup.evaluation.run import settings
 from selfsup.params import Params
-from selfsup.report.scores import percent, setting_title, stale
+from selfsup.report.scores import stale
 
-TITLES = {"knn": "kNN", "linear": "linear", "few_label": "few labels"}
 REFUSED = "stale"
 
 
 @dataclass
 class Line:
-    """An experiment: accuracies in %, by column, and which protocols have none of it, by the reason."""
+    """An experiment: its figures by column, and titles of the protocols that have none of it, by the reason."""
 
     name: str
     method: str
@@ -42,9 +43,8 @@ class Line:
 
     def notes(self) -> Iterator[str]:
         command = "dvc repro" if self.name == "workspace" else f"dvc exp apply {self.name}, then dvc exp run"
-        for why, protocols in self.refused.items():
-            names = ", ".join(TITLES.get(protocol, protocol) for protocol in protocols)
-            yield f"{self.name}: no figures of {self.method} in {names}: they are {why}; run {command}"
+        for why, titles in self.refused.items():
+            yield f"{self.name}: no figures of {self.method} in {', '.join(titles)}: they are {why}; run {command}"
 
 
 def read(shown: Sequence[Mapping[str, Any]]) -> list[Line]:
@@ -66,23 +66,29 @@ def line(name: str, data: Mapping[str, Any] | None) -> Line | None:
         return None
     params = data["params"].get("params.yaml", {}).get("data", {})
     own = Line(name, params.get("method", run["method"]), str(params.get("seed", run.get("seed"))))
-    for protocol in sorted(PROTOCOLS, key=lambda name: [*TITLES, name].index(name)):
-        written = metrics.get(f"metrics/evaluate/{protocol}.json")
-        if not written or "skipped" in written[protocol]:
+    listed = params.get("evaluation", {}).get("protocols", [])
+    for known in dict.fromkeys([*(each for each in listed if each in protocols.names()), *protocols.names()]):
+        written = metrics.get(f"metrics/evaluate/{known}.json")
+        if not written or "skipped" in written[known]:
             continue
-        why = not_of_it(protocol, written, run, metrics.get("metrics/extract.json", {}), params)
-        figures = {key: value for key, value in written[protocol]["method"].items() if shows(protocol, key)}
-        titles = {key: TITLES.get(protocol, protocol) if key == "top1" else setting_title(key) for key in figures}
-        own.cells |= {titles[key]: REFUSED if why else percent(value) for key, value in figures.items()}
+        protocol, units = protocols.find(known), written.get("units", {})
+        why = not_of_it(known, written, run, metrics.get("metrics/extract.json", {}), params)
+        keys = own_keys(list(written[known]["method"]), list(protocol.params.model_fields))
+        for key in keys:
+            title = protocol.title if key == keys[0] else f"{protocol.title}: {key.replace('_', ' ')}"
+            own.cells[title] = REFUSED if why else figure(written[known]["method"][key], units.get(key))
         if why:
-            own.refused.setdefault(why, []).append(protocol)
+            own.refused.setdefault(why, []).append(protocol.title)
     return own
 
 
-def shows(protocol: str, key: str) -> bool:
-    """Accuracy with all labels, and with each number of few ones."""
-    few = key.startswith(("per_class_", "percent_")) and not key.endswith(("_std", "_se", "_balanced"))
-    return few if protocol == "few_label" else key == "top1"
+def figure(value: float | None, unit: str | None) -> str:
+    """A metric as the table has it: percentages with one digit, others, whose `units` are noted, with three in all."""
+    if value is None:
+        return "-"
+    if unit is None:
+        return f"{100 * value:.1f}"
+    return f"{100 * value:.1f} ({unit})" if unit.startswith("points") else f"{value:.3g} ({unit})"
 
 
 def not_of_it(
@@ -97,6 +103,7 @@ def not_of_it(
         return f"of {run['method']}, seed {run['seed']}"
     try:
         chosen = parse(Params, params)
+        _, block = protocols.chosen(protocol, chosen.evaluation)
     except UserError as error:
         return f"of parameters that this version does not know ({error})"
     if run["computed_from"]["parameters"] != digests.of_training(chosen, method):
@@ -105,7 +112,7 @@ def not_of_it(
         return "of another training"
     origin = {
         "labels": before["labels"],
-        "parameters": settings(getattr(chosen.evaluation, protocol), seed, chosen.baselines),
+        "parameters": settings(block, seed, chosen.baselines),
         "features": before["features"] | {"method": extracted.get("features")},
     }
     return stale(written, method, origin)
@@ -130,7 +137,7 @@ def main() -> None:
     asked = subprocess.run(["dvc", "exp", "show", "--json", *sys.argv[1:]], stdout=subprocess.PIPE, text=True)
     if asked.returncode:
         raise UserError("dvc exp show failed, as it says above")
-    print("test accuracy in %")
+    print("test figures of the method, in % where no unit is given")
     print(render(read(json.loads(asked.stdout))))
 
 

@@ -31,8 +31,8 @@ def rare(plan: Plan, data: Data) -> list[str]:
         f"{split} {count}" for split in SPLITS if (count := int((plan.split_labels(split) < 0).sum())) and plan.classes
     )
     return [
-        f"{first}: their {images} images have no label ({where or 'none in a split'}), so that knn, linear, few_label "
-        f"and the supervised baseline leave them out; {helps}, or set data.rare: drop"
+        f"{first}: their {images} images have no label ({where or 'none in a split'}), so that protocols which "
+        f"need labels and the supervised baseline leave them out; {helps}, or set data.rare: drop"
     ]
 
 

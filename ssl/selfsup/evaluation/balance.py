@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from selfsup.evaluation.result import Result, scored
+from selfsup.evaluation.result import Result, right
 from selfsup.features.store import Splits
 
 SPLITS = ("train", "test")
@@ -45,14 +45,19 @@ def commonest(labels: Splits) -> np.ndarray:
     return order[counts[order] > 0]
 
 
-def majority(labels: Splits, like: Result) -> Result:
+def majority(labels: Splits, like: Result) -> Result | None:
     """What always answering the commonest class of the training and validation labels scores, under `like`'s metrics.
 
-    It is the same answer under every protocol. With n labels per class no class is commonest among the labels drawn,
-    so there, too, it is that of all training and validation labels. `top5` takes the five commonest.
+    None where no metric is about classes. The answer is the same under every protocol. With n labels per class no class
+    is commonest among the labels drawn, so there, too, it is that of all training and validation labels. Where a metric
+    takes several answers, they are the commonest classes.
     """
     order, test = commonest(labels), labels.test[labels.test >= 0]
-    outcomes = {key: np.isin(test, order[: 5 if key == "top5" else 1]) for key in like.outcomes}
-    predicted = None if like.predicted is None else np.full(len(test), order[0])
-    kept = {key: like.details[key] for key in ("labels",) if key in like.details}
-    return Result(scored(outcomes, test), outcomes, predicted, kept)
+    metrics = {
+        key: right(np.isin(test, order[: metric.answers]), test, metric.title, metric.answers, metric.curve)
+        for key, metric in like.metrics.items()
+        if metric.answers is not None
+    }
+    if not metrics:
+        return None
+    return Result(metrics, predicted=None if like.predicted is None else np.full(len(test), order[0]))

@@ -1,7 +1,7 @@
 """How scores are averaged and compared, and whether a difference exceeds its spread: the one place for both.
 
-Outcomes say what was right: yes/no for every test image [N], or for every draw of the labels and every test image
-[M N]. Accuracy is their mean. Class-balanced accuracy is the mean over classes of each class's own mean (recall), over
+Outcomes are what a metric is the mean of, by test image [N] or by draw and test image [M N]. Those of accuracy say
+whether the answer was right. Class-balanced accuracy is the mean over classes of each class's own mean (recall), over
 the classes that the test split has.
 
 Two representations are scored on the same draws and images, so their difference is taken unit by unit, which removes
@@ -35,6 +35,7 @@ class Difference:
 
     mean: float
     spread: float
+    higher_is_better: bool = True
 
     @property
     def exceeds(self) -> bool:
@@ -44,7 +45,7 @@ class Difference:
     @property
     def ahead(self) -> bool:
         """The first of the two is better by more than the spread."""
-        return self.mean > self.spread
+        return (self.mean if self.higher_is_better else -self.mean) > self.spread
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def standard_error(outcomes: np.ndarray, labels: np.ndarray | None = None) -> fl
     return float(np.sqrt(_squared_error(outcomes, labels, pseudo=1.0)))
 
 
-def paired(a: np.ndarray, b: np.ndarray, labels: np.ndarray | None = None) -> Difference:
-    """The difference of two rows' accuracies, `a` and `b` [N] or [M N]; with `labels` [N], of the class-balanced ones.
+def paired(a: np.ndarray, b: np.ndarray, labels: np.ndarray | None = None, higher_is_better: bool = True) -> Difference:
+    """The difference of two rows' means, `a` and `b` [N] or [M N]; with `labels` [N], of the class-balanced ones.
 
     Raises `ValueError` where the units are not the same.
     """
@@ -90,21 +91,25 @@ def paired(a: np.ndarray, b: np.ndarray, labels: np.ndarray | None = None) -> Di
     by_draw = accuracy(difference, labels)  # [M]
     mean, draws, images = float(by_draw.mean()), len(by_draw), difference.shape[1]
     if images < 2:
-        return Difference(mean, float("inf"))
+        return Difference(mean, float("inf"), higher_is_better)
     parts = [(_squared_error(difference.mean(axis=0), labels, pseudo=0.0), images - 1)]
     if draws > 1:
         parts.append((float(by_draw.var(ddof=1)) / draws, draws - 1))
     total = sum(part for part, _ in parts)
     freedom = total**2 / sum(part**2 / degrees for part, degrees in parts)  # Satterthwaite 1946
-    return Difference(mean, float(stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(total)))
+    spread = float(stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(total))
+    return Difference(mean, spread, higher_is_better)
 
 
-def rank(outcomes: Mapping[str, np.ndarray], labels: np.ndarray | None = None) -> Ranking | None:
-    """The best of several rows by accuracy and its lead over the next. None with fewer than two rows."""
+def rank(
+    outcomes: Mapping[str, np.ndarray], labels: np.ndarray | None = None, higher_is_better: bool = True
+) -> Ranking | None:
+    """The best of several rows by the mean and its lead over the next. None with fewer than two rows."""
     if len(outcomes) < 2:
         return None
-    order = sorted(outcomes, key=lambda row: -float(accuracy(outcomes[row], labels).mean()))
-    return Ranking(order[0], order[1], paired(outcomes[order[0]], outcomes[order[1]], labels))
+    sign = -1 if higher_is_better else 1
+    best, second, *_ = sorted(outcomes, key=lambda row: sign * float(accuracy(outcomes[row], labels).mean()))
+    return Ranking(best, second, paired(outcomes[best], outcomes[second], labels, higher_is_better))
 
 
 def _squared_error(values: np.ndarray, labels: np.ndarray | None, pseudo: float) -> float:

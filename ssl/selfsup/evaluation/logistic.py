@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FEATURES = "standardised on train"
+FEATURES = "standardised on train"  # what the probes do to them
+CURVE = "linear probe"  # accuracies over the number of labels make one line
 ITERATIONS = 1000  # an upper bound; a fit that reaches it is reported
 _BLOCK = 8192  # rows scored at once
 

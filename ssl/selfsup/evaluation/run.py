@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +10,17 @@ import numpy as np
 
 from selfsup import digests
 from selfsup.config import Strict
+from selfsup.evaluation import folder, protocols
 from selfsup.evaluation.balance import balance, majority, uneven_line
-from selfsup.evaluation.compare import accuracy, paired
-from selfsup.evaluation.result import Result
+from selfsup.evaluation.compare import paired
+from selfsup.evaluation.protocols import Protocol
+from selfsup.evaluation.result import BALANCED, Metric, Result, flat
 from selfsup.features.store import MAJORITY, FeatureSet, Splits, check_current, find
-from selfsup.files import replaced, write_json
-from selfsup.params import Evaluation, Params
+from selfsup.files import write_json
+from selfsup.params import Params
 
-PROTOCOLS = sorted(set(Evaluation.model_fields) - {"protocols"})
+ABSENT = {"encoder": "evaluations read features only"}
+"""Why a need is never met, where it is not for the data set: "needs boxes: the data set has none"."""
 
 
 class Inputs(NamedTuple):
@@ -37,10 +38,17 @@ class Inputs(NamedTuple):
         """Digest of the weights that the pretrained features come from."""
         return str(self.sets[0].meta.get("weights", "unknown"))
 
-    def computed_from(self, protocol: str, params: Params) -> dict[str, Any]:
-        """Digests of all that a protocol's figures are a function of."""
-        parameters = settings(getattr(params.evaluation, protocol), params.seed, params.baselines)
-        return {"labels": digests.of_arrays(*self.labels), "parameters": parameters, "features": self.features}
+    def computed_from(self, params: Params) -> dict[str, dict[str, Any]]:
+        """Digests of all that figures are a function of, by protocol, for every protocol that has a block."""
+        labels = digests.of_arrays(*self.labels)
+        return {
+            name: {
+                "labels": labels,
+                "parameters": settings(block, params.seed, params.baselines),
+                "features": self.features,
+            }
+            for name, (_, block) in protocols.blocks(params.evaluation).items()
+        }
 
 
 def settings(block: Strict, seed: int, baselines: Sequence[str]) -> str:
@@ -60,49 +68,72 @@ def read_inputs(params: Params) -> Inputs:
     return Inputs(labels, list(train.classes), sets, missing, {one.row: one.digest() for one in sets}, len(train.rare))
 
 
-def evaluate(protocol: str, params: Params, inputs: Inputs | None = None) -> dict[str, Any]:
-    """Judge every feature set by `protocol`, write what it found in the working folder, and return the metrics.
+def evaluate(name: str, params: Params, inputs: Inputs | None = None) -> dict[str, Any]:
+    """Judge every feature set by the protocol `name`, write what it found in the working folder; return the metrics.
 
-    `metrics/evaluate/<protocol>.json` has `{protocol: {row: {metric: value}}}`, or `{protocol: {"skipped": reason}}`
-    when the labels do not suffice, and beside it the method, the seed and what the figures were `computed_from`.
-    `evaluations/<protocol>/` has `outcomes.npz` (`<row>/<metric>`: right or not by test image, or by draw and test
-    image, whose mean is the metric; `<row>/predicted`; `label`), `details.json` (choices and the readings behind them,
-    the balance of the classes) and CSV tables.
+    `metrics/evaluate/<name>.json` has `{name: {row: {metric: value}}}`, or `{name: {"skipped": reason}}` where the data
+    lack what the protocol needs. Beside it are the method, the seed, what the figures were `computed_from` and, of
+    metrics that are not percentages of which more is better, the `units`. `evaluations/<name>/` is as in `folder`.
     """
-    module = importlib.import_module(f"selfsup.evaluation.protocols.{protocol}")
-    labels, classes, sets, missing, _, rare = inputs = inputs or read_inputs(params)
-    metrics_path, folder = Path(f"metrics/evaluate/{protocol}.json"), Path(f"evaluations/{protocol}")
+    inputs = inputs or read_inputs(params)
+    metrics_path, place = Path(f"metrics/evaluate/{name}.json"), Path(f"evaluations/{name}")
+    protocol, block = protocols.chosen(name, params.evaluation)
+    head = {"method": params.method, "seed": params.seed, "computed_from": inputs.computed_from(params)[name]}
+    if reason := unmet(protocol.needs, inputs.labels):
+        print(f"{name}: skipped, {reason}")
+        folder.skip(place, reason)
+        return write_json(metrics_path, head | {name: {"skipped": reason}})
+    found = judge(protocol, block, inputs, params.seed, MAJORITY in params.baselines)
+    folder.write(place, found, inputs.classes)
+    own = found.results["method"]
+    units = {key: words for key, metric in own.metrics.items() if (words := unit_words(metric))}
+    rows = {row: flat(result) for row, result in found.results.items()}
+    head |= {"units": units} if units else {}
+    return write_json(metrics_path, head | {name: {"features": own.features, **rows}})
 
-    head = {"method": params.method, "seed": params.seed, "computed_from": inputs.computed_from(protocol, params)}
-    reason = insufficient(labels)
-    if reason:
-        print(f"{protocol}: skipped, {reason}")
-        with replaced(folder) as new:
-            new.mkdir()
-            write_json(new / "details.json", {"skipped": reason})
-        return write_json(metrics_path, head | {protocol: {"skipped": reason}})
-    facts = balance(labels, classes)
-    if facts["uneven"]:
-        print(f"{protocol}: {uneven_line(facts)}; read the balanced accuracy, in which each class counts alike")
+
+def judge(protocol: Protocol, block: Strict, inputs: Inputs, seed: int, constant: bool) -> folder.Found:
+    """Run the protocol on every feature set and print its figures; `constant`: add the majority row."""
+    name, labels = protocol.name, inputs.labels
+    needs_labels = "labels" in protocol.needs
+    facts = balance(labels, inputs.classes) if needs_labels else {}
+    uneven = facts.get("uneven", False)
+    if uneven:
+        print(f"{name}: {uneven_line(facts)}; read the balanced accuracy, in which each class counts alike")
     results = {}
-    for one in sets:
-        results[one.row] = module.run(one.splits(labels), labels, getattr(params.evaluation, protocol), params.seed)
-        print(f"{protocol}: {one.title}: {_line(results[one.row].metrics, facts['uneven'])}", flush=True)
-    if MAJORITY in params.baselines:
-        results[MAJORITY] = majority(labels, results["method"])
-        print(f"{protocol}: {MAJORITY}: {_line(results[MAJORITY].metrics, facts['uneven'])}")
-        for line in not_above(results["method"], results[MAJORITY], sets[0].title):
-            print(f"{protocol}: {line}")
-    results["method"].details.setdefault("notes", []).extend(without_label(labels, rare))
-    for line in results["method"].details["notes"]:
-        print(f"{protocol}: {line}")
-    for row, why in missing.items():
-        print(f"{protocol}: {row}: left out, {why}")
-    with replaced(folder) as new:
-        new.mkdir()
-        write_outcomes(new, {one.row: one.title for one in sets}, missing, results, labels, classes)
-    rows = {row: result.metrics for row, result in results.items()}
-    return write_json(metrics_path, head | {protocol: {"features": module.FEATURES, **rows}})
+    for one in inputs.sets:
+        given = {"features": one.splits(labels), "labels": labels}
+        needs = {need: given[need] for need in protocol.needs}
+        results[one.row] = _checked(name, protocol.run(**needs, params=block, seed=seed))
+        print(f"{name}: {one.title}: {_line(results[one.row], uneven)}", flush=True)
+    if constant and needs_labels and (row := majority(labels, results["method"])):
+        results[MAJORITY] = row
+        print(f"{name}: {MAJORITY}: {_line(row, uneven)}")
+        for line in not_above(results["method"], row, inputs.sets[0].title):
+            print(f"{name}: {line}")
+    lines = notes(results) + (without_label(labels, inputs.rare) if needs_labels else [])
+    for line in [*lines, *(f"{row}: left out, {why}" for row, why in inputs.missing.items())]:
+        print(f"{name}: {line}")
+    counts = zip(Splits._fields, labels, strict=True)
+    images = {split: int((values >= 0).sum()) if needs_labels else len(values) for split, values in counts}
+    return folder.Found(
+        title=protocol.title,
+        titles={one.row: one.title for one in inputs.sets},
+        missing=inputs.missing,
+        images=images,
+        balance=facts,
+        notes=lines,
+        own_tables=sorted({table for result in results.values() for table in result.tables}),
+        results=results,
+        label=labels.test[labels.test >= 0] if needs_labels else None,
+    )
+
+
+def unmet(needs: frozenset[str], labels: Splits) -> str | None:
+    """Why a protocol with these needs cannot run, or None."""
+    for need in sorted(needs - {"features", "labels"}):
+        return f"needs {need}: {ABSENT.get(need, 'the data set has none')}"
+    return insufficient(labels) if "labels" in needs else None
 
 
 def insufficient(labels: Splits) -> str | None:
@@ -118,6 +149,16 @@ def insufficient(labels: Splits) -> str | None:
     return None
 
 
+def notes(results: Mapping[str, Result]) -> list[str]:
+    """The notes of all rows, each once, with the rows that have it unless all feature sets do."""
+    sets = [row for row in results if row != MAJORITY]
+    lines = []
+    for note in dict.fromkeys(line for row in sets for line in results[row].notes):
+        rows = [row for row in sets if note in results[row].notes]
+        lines.append(note if rows == sets else f"{note} ({', '.join(rows)})")
+    return lines
+
+
 def without_label(labels: Splits, rare: int) -> list[str]:
     """A line on the images that no protocol reads; `rare` is the number of classes too small for every split."""
     left = {split: int((values < 0).sum()) for split, values in zip(Splits._fields, labels, strict=True)}
@@ -128,58 +169,39 @@ def without_label(labels: Splits, rare: int) -> list[str]:
     return [f"{sum(left.values())} images without a label are left out{why} ({have})"]
 
 
-def write_outcomes(
-    folder: Path,
-    titles: dict[str, str],
-    missing: dict[str, str],
-    results: dict[str, Result],
-    labels: Splits,
-    classes: Sequence[str],
-) -> None:
-    """Write `outcomes.npz`, `details.json` and, from predictions, `confusion.csv` and `per_class.csv`."""
-    true = labels.test[labels.test >= 0]
-    arrays: dict[str, Any] = {"label": true}
-    for row, result in results.items():
-        arrays |= {f"{row}/{metric}": values for metric, values in result.outcomes.items()}
-        if result.predicted is not None:
-            arrays[f"{row}/predicted"] = result.predicted
-    np.savez_compressed(folder / "outcomes.npz", **arrays)
-    counts = {split: int((values >= 0).sum()) for split, values in zip(Splits._fields, labels, strict=True)}
-    details = {"titles": titles, "missing": missing, "images": counts, "balance": balance(labels, classes)}
-    write_json(folder / "details.json", details | {row: result.details for row, result in results.items()})
-    predictions = {row: result.predicted for row, result in results.items() if result.predicted is not None}
-    if predictions:
-        names = [(classes[actual], classes[found]) for actual, found in zip(true, predictions["method"], strict=True)]
-        _write_csv(folder / "confusion.csv", ["actual", "predicted"], names)
-        shares = [
-            (row, classes[c], int((true == c).sum()), float((predicted[true == c] == c).mean()))
-            for row, predicted in predictions.items()
-            for c in np.unique(true)
-        ]
-        _write_csv(folder / "per_class.csv", ["row", "class", "images", "accuracy"], shares)
-    else:
-        draws = [
-            (row, setting, result.details["labels"][setting], draw, float(accuracy(one)), float(accuracy(one, true)))
-            for row, result in results.items()
-            for setting, right in result.outcomes.items()
-            for draw, one in enumerate(np.atleast_2d(right))
-        ]
-        _write_csv(folder / "draws.csv", ["row", "setting", "labels", "draw", "accuracy", "balanced"], draws)
-
-
 def not_above(method: Result, rival: Result, name: str) -> list[str]:
     """A line where the method's accuracy does not exceed that of the majority row by more than the spread."""
-    short = [key for key in method.outcomes if not paired(method.outcomes[key], rival.outcomes[key]).ahead]
+    pairs = {key: (method.metrics[key].outcomes, one.outcomes) for key, one in rival.metrics.items()}
+    short = [key for key, (own, other) in pairs.items() if own is None or other is None or not paired(own, other).ahead]
     return [f"{name} does not beat {MAJORITY} in {', '.join(short)}"] if short else []
 
 
-def _line(metrics: dict[str, float], uneven: bool) -> str:
+def unit_words(metric: Metric) -> str:
+    """`seconds, lower is better`; nothing for percentages of which more is better."""
+    if metric.unit == "percent" and metric.higher_is_better:
+        return ""
+    return ", ".join(word for word in (metric.unit, metric.direction) if word)
+
+
+def tracked(name: str, written: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """What the tracker gets of the metrics that `evaluate` returned: all of them, and those of the method."""
+    rows = {row: values for row, values in written[name].items() if isinstance(values, dict)}
+    every = {f"{row}.{key}": value for row in rows for key, value in rows[row].items() if value is not None}
+    own = {key.removeprefix("method."): value for key, value in every.items() if key.startswith("method.")}
+    return {f"{name}.{key}": one for key, one in every.items()}, {f"{name}.{key}": one for key, one in own.items()}
+
+
+def _checked(name: str, result: Result) -> Result:
+    """The result; raises `ValueError` where a metric's outcomes are not what its value is the mean of."""
+    for key, metric in result.metrics.items():
+        if not isinstance(metric.value, float | int):
+            raise ValueError(f"{name}: {key}: needs a float, got {type(metric.value).__name__}")
+        if metric.outcomes is not None and not np.isclose(metric.outcomes.mean(dtype=np.float64), metric.value):
+            raise ValueError(f"{name}: {key} is {metric.value}, but the mean of its outcomes {metric.outcomes.mean()}")
+    return result
+
+
+def _line(result: Result, uneven: bool) -> str:
     """The metrics for the console; class-balanced ones where they tell more."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if uneven or "balanced" not in name)
-
-
-def _write_csv(path: Path, header: list[str], rows: Sequence[Sequence[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    values = {key: value for key, value in flat(result).items() if value is not None}
+    return "  ".join(f"{key} {value:.4g}" for key, value in values.items() if uneven or BALANCED not in key)

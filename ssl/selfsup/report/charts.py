@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from selfsup.evaluation.result import Unit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,29 +83,42 @@ def curves(columns: Mapping[str, np.ndarray]) -> str | None:
     return svg(draw, 3.5 * across, 1.75 * down + 0.25)
 
 
-def dots(panels: Mapping[str, Mapping[str, tuple[float, float]]], names: Mapping[str, str]) -> str:
-    """A dot and its spread for every row, as SVG: per panel and row (accuracy, spread) in 0..1."""
+@dataclass(frozen=True)
+class Panel:
+    """A metric of every row, for `dots`."""
+
+    title: str
+    axis: str  # its axis' label
+    unit: Unit
+    rows: Mapping[str, tuple[float, float]]  # value and spread
+
+
+def dots(panels: Sequence[Panel], names: Mapping[str, str]) -> str:
+    """A dot and its spread for every row, as SVG. Percentages share one axis."""
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True).ravel()
-        for axis, (title, rows) in zip(axes, panels.items(), strict=True):
-            for y, (row, (mean, spread)) in enumerate(reversed(list(rows.items()))):
-                ends = [[100 * min(spread, mean)], [100 * min(spread, 1 - mean)]]  # an accuracy lies in 0..100 %
-                axis.errorbar(100 * mean, y, xerr=ends, color=COLOURS[row], fmt="o", markersize=7, linewidth=2.4)
-                axis.annotate(f"{100 * mean:.1f}", (100 * mean, y), (0, 8), textcoords="offset points", ha="center")
-            axis.set_yticks(range(len(rows)), [names[row] for row in reversed(list(rows))])
-            axis.set_ylim(-0.5, len(rows) - 0.25)
+        axes = figure.subplots(len(panels), 1, squeeze=False).ravel()
+        shares = [axis for axis, panel in zip(axes, panels, strict=True) if panel.unit == "percent"]
+        for axis in shares[1:]:
+            axis.sharex(shares[0])
+        for axis, panel in zip(axes, panels, strict=True):
+            for y, (row, (mean, spread)) in enumerate(reversed(list(panel.rows.items()))):
+                low, value, high = (_scaled(mean + side * spread, panel.unit) for side in (-1, 0, 1))
+                ends = [[value - low], [high - value]]
+                axis.errorbar(value, y, xerr=ends, color=COLOURS[row], fmt="o", markersize=7, linewidth=2.4)
+                axis.annotate(_digits(value), (value, y), (0, 8), textcoords="offset points", ha="center")
+            axis.set_yticks(range(len(panel.rows)), [names[row] for row in reversed(list(panel.rows))])
+            axis.set_ylim(-0.5, len(panel.rows) - 0.25)
             axis.margins(x=0.12)
-            axis.set_title(title, fontweight="bold")
+            axis.set_title(panel.title, fontweight="bold")
             axis.spines["left"].set_visible(False)
-            axis.tick_params(labelbottom=True)
-        axes[-1].set_xlabel("test accuracy, %")
+            axis.set_xlabel(panel.axis)
 
-    rows = max(map(len, panels.values()))
-    return svg(draw, 4.8, (0.5 + 0.32 * rows) * len(panels) + 0.2)
+    rows = max(len(panel.rows) for panel in panels)
+    return svg(draw, 4.8, (0.7 + 0.32 * rows) * len(panels) + 0.1)
 
 
-def few_labels(series: Mapping[str, Sequence[tuple[int, float, float]]], names: Mapping[str, str]) -> str:
+def label_curve(series: Mapping[str, Sequence[tuple[int, float, float]]], names: Mapping[str, str]) -> str:
     """Accuracy against the number of labels, as SVG: per row points of (labels, mean, spread), accuracies in 0..1."""
 
     def draw(figure: Figure) -> None:
@@ -122,6 +138,17 @@ def few_labels(series: Mapping[str, Sequence[tuple[int, float, float]]], names: 
         figure.legend(frameon=False, loc="outside lower center", ncols=3)  # where no line can cross it
 
     return svg(draw, 4.8, 3.6)
+
+
+def _scaled(value: float, unit: Unit) -> float:
+    """A value as its axis has it; a percentage stays in 0..100."""
+    if unit == "percent":
+        return 100 * min(max(value, 0.0), 1.0)
+    return 100 * value if unit == "points" else value
+
+
+def _digits(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def svg(draw: Callable[[Figure], None], width: float, height: float) -> str:

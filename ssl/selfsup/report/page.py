@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import re
 import subprocess
@@ -16,13 +15,14 @@ import numpy as np
 from selfsup import digests
 from selfsup.data.index import load_index
 from selfsup.errors import UserError
-from selfsup.evaluation.balance import RATIO, uneven_line
-from selfsup.evaluation.run import read_inputs
+from selfsup.evaluation import protocols
+from selfsup.evaluation.run import Inputs
 from selfsup.features.measures import label_free
 from selfsup.features.store import MAJORITY, WEIGHTS, FeatureSet
 from selfsup.files import replaced
-from selfsup.report import charts, pictures
-from selfsup.report.scores import NAMES, Column, Scores, columns, confusions, headline, read_scores
+from selfsup.report import charts, pictures, sections
+from selfsup.report.headline import headline
+from selfsup.report.scores import NAMES, Scores, confusions, read_scores, tables
 from selfsup.report.template import render
 
 if TYPE_CHECKING:
@@ -30,35 +30,28 @@ if TYPE_CHECKING:
     from selfsup.params import Params
 
 CLASSES_IN_LEGEND = 40
-CLASSES_IN_MATRIX = 20
 
 
-def write_report(params: Params, path: Path, views: bytes | None = None) -> None:
+def write_report(params: Params, inputs: Inputs, path: Path, views: bytes | None = None) -> None:
     """Render the page of the working folder to `path`; `views` is a PNG of a few images and their views."""
     sheet = pictures.data_uri(views) if views else None
-    page = render("page.html", **contents(params), views=sheet)
+    page = render("page.html", **contents(params, inputs), views=sheet)
     with replaced(path) as new:
         new.write_text(page, encoding="utf-8")
 
 
-def contents(params: Params) -> dict[str, Any]:
+def contents(params: Params, inputs: Inputs) -> dict[str, Any]:
     """Everything that the template shows."""
     from selfsup.data.loader import open_split
 
     # A few images are looked at: no need to check, or to decode, all of them.
     data = params.data.model_copy(update={"verify": "size", "cache": "none"})
     test, train = (open_split("data/shards", split, data) for split in ("test", "train"))
-    inputs = read_inputs(params)
-    sets, missing = inputs.sets, inputs.missing
+    sets = inputs.sets
     name = sets[0].title
     names = {one.row: NAMES.get(one.row, one.title) for one in sets}
     names |= {MAJORITY: NAMES[MAJORITY]}
-    scores = [
-        read_scores(protocol, params.method, inputs.computed_from(protocol, params))
-        for protocol in params.evaluation.protocols
-    ]
-    rows, table = columns(scores)
-    uneven = next((one for one in scores if one.uneven), None)
+    scores = all_scores(params, inputs)
     run = training_run(params)
     free = [(one.row, label_free(one.load("test", test.samples), params.seed)) for one in sets if test.samples > 1]
     return {
@@ -73,18 +66,10 @@ def contents(params: Params) -> dict[str, Any]:
         "alarm": run.get("alarm"),
         "run": run,
         "facts": facts(run),
-        "missing": missing,
-        "not_run": [(one.protocol, one.why_not) for one in scores if one.why_not],
-        "notes": [*load_index("data/shards").notes, *notes(scores)],
-        "rows": rows,
-        "tables": [("accuracy, %", table)] + ([("balanced, %", columns(scores, balanced=True)[1])] if uneven else []),
-        "groups": groups,
-        "balance": balance_note(scores, rows),
-        "dots": dots(scores, names),
-        "choices": choices(scores),
-        "few_labels": few_label_chart(scores, names),
-        "matrix": confusion_matrix(scores, train.classes),
-        "confusions": next((confusions(one, train.classes) for one in scores if one.protocol == "linear"), []),
+        "missing": inputs.missing,
+        "not_run": [(one.title, one.why_not) for one in scores if one.why_not],
+        "notes": [*load_index("data/shards").notes, *sections.notes(scores)],
+        **judged(scores, names, train.classes),
         "curves": charts.curves(read_curves(Path("plots/pretrain.csv"))),
         "free": free,
         "maps": maps(sets, test, params.seed),
@@ -93,6 +78,32 @@ def contents(params: Params) -> dict[str, Any]:
         **neighbour_sides(sets, test, train, params.seed),
         "params": without_passwords(Path("params.yaml")),
         "commit": commit(),
+    }
+
+
+def all_scores(params: Params, inputs: Inputs) -> list[Scores]:
+    """What every protocol of `evaluation.protocols` found, in that order."""
+    known, origin = protocols.blocks(params.evaluation), inputs.computed_from(params)
+    listed = [known[name][0] for name in params.evaluation.protocols]
+    return [read_scores(one.name, one.title, params.method, origin[one.name]) for one in listed]
+
+
+def judged(scores: Sequence[Scores], names: dict[str, str], classes: Sequence[str]) -> dict[str, Any]:
+    """The template's names that show what protocols found."""
+    rows, found = tables(scores)
+    predicted = sections.with_predictions(scores)
+    return {
+        "rows": rows,
+        "tables": found,
+        "groups": sections.groups,
+        "balance": sections.balance_note(scores, rows),
+        "dots": sections.dots(scores, names),
+        "choices": sections.choices(scores),
+        "label_curves": sections.label_curves(scores, names),
+        "protocol_tables": sections.protocol_tables(scores),
+        "matrix": sections.confusion_matrix(predicted, classes),
+        "confused_by": predicted.title if predicted else "",
+        "confusions": confusions(predicted, classes) if predicted else [],
     }
 
 
@@ -115,75 +126,6 @@ def unlabelled_headline(
     return [f"No accuracy to report: {why}.", f"Effective rank of the features: {ranks}."]
 
 
-def notes(scores: Sequence[Scores]) -> list[str]:
-    """What protocols left out or changed, each line once."""
-    lines = [
-        f"{one.protocol}: {line}" for one in scores for row in one.metrics for line in one.details[row].get("notes", [])
-    ]
-    late = [
-        f"{one.protocol}: the classifier on {row} features stopped before it converged"
-        for one in scores
-        for row in one.metrics
-        if one.details[row].get("converged") is False
-    ]
-    return list(dict.fromkeys(lines + late))
-
-
-def groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
-    """The groups of a table's columns, and how many columns each has."""
-    return [(name, len(list(own))) for name, own in itertools.groupby(columns, lambda column: column.group)]
-
-
-def balance_note(scores: Sequence[Scores], rows: Sequence[str]) -> list[str]:
-    """What the majority row is, and where classes are uneven, what class-balanced accuracy is."""
-    facts = next((one.balance for one in scores if one.balance), None)
-    if facts is None:
-        return []
-    lines = []
-    if MAJORITY in rows:
-        lines.append(
-            f"Majority class: the answer “{facts['commonest']}”, the commonest class of the training and validation "
-            "labels, for every image and in every column. Its ± is over test images."
-        )
-    if facts["uneven"]:
-        line = uneven_line(facts)
-        lines.append(
-            f"{line[0].upper()}{line[1:]} (more than {RATIO} to 1). Balanced: class-balanced accuracy, the mean of the "
-            f"accuracies within each of the {facts['test']['classes']} classes of the test split. Its ± and its spread "
-            "take the images of each class as a sample of their own."
-        )
-    return lines
-
-
-def choices(scores: Sequence[Scores]) -> list[tuple[str, dict[str, str]]]:
-    """What was chosen on the validation split, by row."""
-    found = []
-    for one in scores:
-        for key in ("k", "c"):
-            own = {row: f"{values[key]:g}" for row, values in one.metrics.items() if key in values}
-            if own:
-                found.append((f"{one.protocol}: {key.upper() if key == 'c' else key}", own))
-    return found
-
-
-def dots(scores: Sequence[Scores], names: dict[str, str]) -> str | None:
-    """Top-1 accuracies with all labels, one panel per protocol; the majority row only where classes are uneven.
-
-    Elsewhere it lies so far below the others that their differences would vanish.
-    """
-    titles = {"knn": "kNN", "linear": "linear probe"}
-    panels = {
-        titles.get(one.protocol, one.protocol): {
-            row: (values["top1"], values["top1_se"] or 0.0)
-            for row, values in one.metrics.items()
-            if row != MAJORITY or one.uneven
-        }
-        for one in scores
-        if one.metrics and all("top1" in values for values in one.metrics.values())
-    }
-    return charts.dots(panels, names) if panels else None
-
-
 def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     """What the metrics files say of the run, for people."""
     kinds: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -199,38 +141,6 @@ def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
         "world_size": ("processes", str),
     }
     return [(title, show(run[key])) for key, (title, show) in kinds.items() if run.get(key) is not None]
-
-
-def few_label_chart(scores: Sequence[Scores], names: dict[str, str]) -> str | None:
-    """Accuracy against labels, up to all of them where the linear probe was run."""
-    by = {one.protocol: one for one in scores if one.metrics}
-    few = by.get("few_label")
-    if few is None or not any(few.outcomes.values()):
-        return None
-    series = {}
-    for row, own in few.metrics.items():
-        if row == MAJORITY and not few.uneven:
-            continue
-        labels = few.details[row]["labels"]
-        points = [
-            (labels[key], own[key], own.get(f"{key}_std", own.get(f"{key}_se")) or 0.0) for key in few.outcomes[row]
-        ]
-        if "linear" in by and row in by["linear"].metrics:
-            images, metrics = by["linear"].details["images"], by["linear"].metrics[row]
-            points.append((images["train"] + images["validation"], metrics["top1"], metrics["top1_se"] or 0.0))
-        series[row] = points
-    return charts.few_labels(series, names)
-
-
-def confusion_matrix(scores: Sequence[Scores], classes: Sequence[str]) -> list[list[tuple[int, float]]] | None:
-    """Counts and shares of each actual class, [actual][predicted], of the linear probe; None with too many classes."""
-    one = next((one for one in scores if one.protocol == "linear" and one.predicted), None)
-    if one is None or one.label is None or len(classes) > CLASSES_IN_MATRIX:
-        return None
-    counts = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(counts, (one.label, one.predicted["method"]), 1)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return [list(zip(*row, strict=True)) for row in zip(counts.tolist(), shares.tolist(), strict=True)]
 
 
 def maps(sets: Sequence[FeatureSet], test: Split, seed: int) -> list[tuple[str, str | None]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from selfsup.evaluation.protocols.knn import search
+from selfsup.evaluation.neighbours import search
 from selfsup.report.charts import palette
 
 if TYPE_CHECKING:

@@ -11,11 +11,9 @@ from typing import Any
 
 import torch
 from filelock import Timeout
-from torch import nn
 
 from selfsup import digests
 from selfsup.data.loader import Split
-from selfsup.features.encode import embed
 from selfsup.imports import PACKAGE, closure
 from selfsup.nn.distributed import rank, world
 from selfsup.params import Params
@@ -23,9 +21,9 @@ from selfsup.task import Task
 from selfsup.training import resume
 from selfsup.training.build import build_task, method_params, short_run
 from selfsup.training.loop import Plan, Result, train
+from selfsup.training.probe import knn_probe
 
 _log = logging.getLogger(__name__)
-BANK = 20_000  # images that the kNN probe compares with, at most
 
 
 def code_checksum(method: str, package: Path = PACKAGE) -> str:
@@ -73,23 +71,6 @@ def owned(folder: Path, role: str = "run") -> Iterator[None]:
         lock.release()
 
 
-def knn_probe(params: Params, train_split: Split, validation: Split) -> Callable[[nn.Module], Mapping[str, float]]:
-    """A reading of kNN accuracy on the validation split against (at most `BANK`) training images."""
-
-    def probe(encoder: nn.Module) -> dict[str, float]:
-        from selfsup.evaluation.protocols.knn import knn_accuracy  # late: faiss is needed only here
-
-        device = next(encoder.parameters()).device
-        bank, bank_labels = embed(encoder, train_split, device, params.data.image_size, BANK)
-        queries, labels = embed(encoder, validation, device, params.data.image_size, BANK)
-        k = min(20, len(bank))
-        return {
-            "knn_validation": knn_accuracy(bank, bank_labels, queries, labels, k, params.evaluation.knn.temperature)
-        }
-
-    return probe
-
-
 def run(
     params: Params,
     method: str,
@@ -106,7 +87,6 @@ def run(
     task = build_task(params, method, architecture, split)
     if rank() == 0:
         resume.begin(folder, {"stage": folder.name.rpartition("-")[0], **identity(params, method, split.checksum)})
-    labelled = bool(split.classes) and (splits["validation"].labels >= 0).any()
     plan = Plan(
         seed=params.seed,
         pretrain=params.pretrain,
@@ -114,7 +94,7 @@ def run(
         resume=folder,
         title=title,
         log=log,
-        probe=knn_probe(params, split, splits["validation"]) if labelled else None,
+        probe=knn_probe(split, splits["validation"], params.data.image_size),
     )
     return task, train(task, split, params.data.image_size, plan)
 

@@ -1,6 +1,6 @@
 """Linear probe with few labels: where pretraining pays most.
 
-Each setting (n labels a class, or a stratified share of the training labels) is drawn several times. The draws depend
+Each setting (n labels per class, or a stratified share of the training labels) is drawn several times. The draws depend
 on the seed and the labels alone, so every representation sees the same ones and differences pair up; a smaller
 setting's images are a subset of a larger one's. C is chosen once per setting, by the mean validation accuracy over its
 draws. A setting that takes all labels leaves nothing to draw and is fitted once. The statistics that standardise
@@ -10,15 +10,25 @@ features come from all training images, which takes no labels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
 
+from selfsup.config import Strict
 from selfsup.evaluation import logistic
-from selfsup.evaluation.result import Result, labelled, scored
+from selfsup.evaluation.result import Curve, Metric, Result, Table, labelled, right
 from selfsup.features.store import Splits
-from selfsup.params import FewLabel
 
-FEATURES = logistic.FEATURES
+TITLE = "few labels"
+NEEDS = {"features", "labels"}
+
+
+class Params(Strict):
+    per_class: list[PositiveInt]  # labels per class
+    fraction: list[Annotated[float, Field(gt=0, le=1)]]  # stratified shares of the training labels
+    draws: Annotated[int, Field(ge=2)]
+    c: Annotated[list[PositiveFloat], Field(min_length=1)]  # inverse regularisation, chosen on validation
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Setting:
     all: bool = False  # these are all labels that there are
 
 
-def settings(labels: np.ndarray, params: FewLabel) -> tuple[list[Setting], list[str]]:
+def settings(labels: np.ndarray, params: Params) -> tuple[list[Setting], list[str]]:
     """The settings that `labels` int64 [N] of the training split can serve.
 
     And a line on each that it cannot, on each whose number of labels is not what its name says, and on each that takes
@@ -77,17 +87,18 @@ def label_draw(labels: np.ndarray, counts: np.ndarray, seed: int, draw: int) -> 
     return np.sort(order[place < counts[labels[order]]])
 
 
-def run(features: Splits, labels: Splits, params: FewLabel, seed: int) -> Result:
-    """`metrics`: for every setting its mean test accuracy over the draws and `<setting>_std`, their deviation.
+def run(features: Splits, labels: Splits, params: Params, seed: int) -> Result:
+    """A metric for every setting: its mean test accuracy over the draws, with their standard deviation.
 
-    With all labels it is `<setting>_se` instead, the standard error over test images. `<setting>_balanced` is the
-    class-balanced accuracy. `outcomes` are bool [draws, test images], and [test images] with all labels.
+    Outcomes are bool [draws, test images], or [test images] where the setting takes all labels. Then the uncertainty is
+    the standard error over test images. The table `settings` has what was chosen for each setting.
     """
     features, labels = labelled(features, labels)
     standardise = logistic.Standardise(features.train)
     validation, test = standardise(features.validation), standardise(features.test)
     kept, notes = settings(labels.train, params)
-    result = Result({}, {}, details={"notes": notes, "c": {}, "labels": {}})
+    metrics: dict[str, Metric] = {}
+    table = Table(["setting", "labels", "c", "validation"], [])
     for setting in kept:
         fitted, readings = [], []
         for draw in range(1 if setting.all else params.draws):
@@ -95,10 +106,11 @@ def run(features: Splits, labels: Splits, params: FewLabel, seed: int) -> Result
             few = standardise(features.train[chosen])
             fitted.append(list(logistic.fits(few, labels.train[chosen], params.c)))
             readings.append([one.accuracy(validation, labels.validation) for one in fitted[-1]])
-        best = int(np.mean(readings, axis=0).argmax())  # equal readings: the stronger regularisation
-        right = np.stack([by_c[best].predict(test)[:, 0] == labels.test for by_c in fitted])  # [draws, test images]
-        result.outcomes[setting.key] = right[0] if setting.all else right
-        result.details["c"][setting.key] = fitted[0][best].c
-        result.details["labels"][setting.key] = int(setting.counts.sum())
-    result.metrics = scored(result.outcomes, labels.test)
-    return result
+        means = np.mean(readings, axis=0)
+        best = int(means.argmax())  # equal readings: the stronger regularisation
+        hits = np.stack([by_c[best].predict(test)[:, 0] == labels.test for by_c in fitted])  # [draws, test images]
+        count = int(setting.counts.sum())
+        curve = Curve(logistic.CURVE, count, len(labels.train))
+        metrics[setting.key] = right(hits[0] if setting.all else hits, labels.test, setting.title, curve=curve)
+        table.rows.append([setting.key, count, fitted[0][best].c, float(means[best])])
+    return Result(metrics, notes=notes, tables={"settings": table}, features=logistic.FEATURES)

@@ -6,24 +6,29 @@ Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from selfsup.evaluation.result import Result, labelled, scored
+from selfsup.config import Strict
+from selfsup.evaluation.neighbours import classify
+from selfsup.evaluation.result import Choice, Result, labelled, right
 from selfsup.features.store import Splits
-from selfsup.params import KNN
 
-FEATURES = "l2-normalised"
-_QUERIES, _BANK = 4096, 32768  # rows handled at once: memory does not grow with the number of images
+TITLE = "kNN"
+NEEDS = {"features", "labels"}
 
 
-def run(features: Splits, labels: Splits, params: KNN, seed: int) -> Result:  # noqa: ARG001 nothing is drawn
-    """Choose k on the validation split with the training split as bank; then test with both as bank.
+class Params(Strict):
+    k: Annotated[list[PositiveInt], Field(min_length=1)]  # each is reported; the headline's is chosen on validation
+    temperature: PositiveFloat  # tau
 
-    A k larger than the bank means the whole bank. `metrics` has `top1` at the chosen `k` and `top1_balanced` with their
-    standard errors over test images, and `top1_k<k>` for every k.
+
+def run(features: Splits, labels: Splits, params: Params, seed: int) -> Result:  # noqa: ARG001 nothing is drawn
+    """Choose k on the validation split with the training split as the bank; then test with both as the bank.
+
+    A k larger than the bank means the whole bank. The metric is `top1`, the accuracy with the chosen `k`.
     """
     (train, validation, test), labels = labelled(features, labels)
     ks = sorted({min(k, len(train)) for k in params.k})
@@ -35,94 +40,11 @@ def run(features: Splits, labels: Splits, params: KNN, seed: int) -> Result:  # 
     bank_labels = np.concatenate([labels.train, labels.validation])
     predicted = classify([train, validation], bank_labels, test, ks, params.temperature)
     correct = {k: predicted[k] == labels.test for k in ks}
-    outcomes = {"top1": correct[chosen]}
-    metrics = {
-        **scored(outcomes, labels.test),
-        "k": chosen,
-        **{f"top1_k{k}": float(correct[k].mean()) for k in ks},
-    }
-    details: dict[str, Any] = {"validation_top1": {f"k{k}": readings[k] for k in ks}}
-    clipped = sorted({k for k in params.k if k > len(train)})
-    if clipped:
-        details["notes"] = [f"k {', '.join(map(str, clipped))} exceeds the bank: its {len(train)} images all vote"]
-    return Result(metrics, outcomes, predicted[chosen], details)
-
-
-def knn_accuracy(
-    bank: np.ndarray,
-    bank_labels: np.ndarray,
-    queries: np.ndarray,
-    query_labels: np.ndarray,
-    k: int,
-    temperature: float,
-) -> float:
-    """Share of `queries` [Q D] classified right by `bank` [N D], in 0..1; samples with label -1 are left out.
-
-    A k larger than the bank means the whole bank. NaN when either side has no labelled sample.
-    """
-    bank, bank_labels = bank[bank_labels >= 0], bank_labels[bank_labels >= 0]
-    queries, query_labels = queries[query_labels >= 0], query_labels[query_labels >= 0]
-    if not len(bank) or not len(queries):
-        return float("nan")
-    k = min(k, len(bank))
-    return float((classify([bank], bank_labels, queries, [k], temperature)[k] == query_labels).mean())
-
-
-def classify(
-    banks: Sequence[np.ndarray], bank_labels: np.ndarray, queries: np.ndarray, ks: Sequence[int], temperature: float
-) -> dict[int, np.ndarray]:
-    """Predicted class of `queries` [Q D], int64 [Q], for every k; `bank_labels` int64 [N] runs over all `banks`."""
-    predicted: dict[int, list[np.ndarray]] = {k: [] for k in ks}
-    classes = int(bank_labels.max()) + 1
-    for similarity, index in _blocks(banks, queries, max(ks)):
-        neighbours = bank_labels[index]
-        for k in ks:
-            predicted[k].append(vote(similarity[:, :k], neighbours[:, :k], classes, temperature))
-    return {k: np.concatenate(parts) if parts else np.empty(0, np.int64) for k, parts in predicted.items()}
-
-
-def vote(similarity: np.ndarray, neighbours: np.ndarray, classes: int, temperature: float) -> np.ndarray:
-    """The class with most weight, int64 [Q], from similarities and labels [Q k], the most similar first."""
-    # A common factor changes no vote and keeps exp from overflowing at a small temperature.
-    weight = np.exp((similarity - similarity[:, :1]).astype(np.float64) / temperature)  # [Q k]
-    rows = np.arange(len(similarity))[:, None] * classes
-    votes = np.bincount((rows + neighbours).ravel(), weight.ravel(), minlength=len(similarity) * classes)
-    return votes.reshape(-1, classes).argmax(axis=1)
-
-
-def search(banks: Sequence[np.ndarray], queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine similarity float32 [Q k] and number in the joined banks int64 [Q k] of the nearest, nearest first."""
-    similarity, index = zip(*_blocks(banks, queries, k), strict=True)
-    return np.concatenate(similarity), np.concatenate(index)
-
-
-def _blocks(banks: Sequence[np.ndarray], queries: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`search` block by block of queries, so that neither the bank nor the answers need fit in memory."""
-    import faiss
-
-    k = min(k, sum(map(len, banks)))
-    for start in range(0, len(queries), _QUERIES):
-        block = _normalised(queries[start : start + _QUERIES])
-        similarity: np.ndarray = np.empty((len(block), 0), np.float32)
-        index: np.ndarray = np.empty((len(block), 0), np.int64)
-        offset = 0
-        for bank in banks:
-            for first in range(0, len(bank), _BANK):
-                part = _normalised(bank[first : first + _BANK])
-                near, number = faiss.knn(block, part, min(k, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
-                similarity = np.concatenate([similarity, near], axis=1)
-                index = np.concatenate([index, number + offset], axis=1)
-                best = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-                similarity = np.take_along_axis(similarity, best, axis=1)
-                index = np.take_along_axis(index, best, axis=1)
-                offset += len(part)
-        yield similarity, index
-
-
-def _normalised(features: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32; a row of zeros stays zero, so similar to nothing."""
-    block = np.array(features, np.float32, order="C")
-    largest = np.abs(block).max(axis=1, keepdims=True, initial=0)  # squares of tiny or huge numbers leave float32
-    block /= np.where(largest > 0, largest, 1)
-    norm = np.linalg.norm(block, axis=1, keepdims=True)
-    return block / np.where(norm > 0, norm, 1)
+    clipped = ", ".join(str(k) for k in sorted(set(params.k)) if k > len(train))
+    return Result(
+        metrics={"top1": right(correct[chosen], labels.test, "top-1")},
+        choices={"k": Choice(chosen, "k", readings, {k: float(correct[k].mean()) for k in ks})},
+        notes=[f"k {clipped} exceeds the bank: its {len(train)} images all vote"] if clipped else [],
+        predicted=predicted[chosen],
+        features="l2-normalised",
+    )

@@ -6,18 +6,26 @@ training and validation images with it, and the test split is read once.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
+from pydantic import Field, PositiveFloat
 
+from selfsup.config import Strict
 from selfsup.evaluation import logistic
-from selfsup.evaluation.result import Result, labelled, scored
+from selfsup.evaluation.result import Choice, Curve, Result, labelled, right
 from selfsup.features.store import Splits
-from selfsup.params import Linear
 
-FEATURES = logistic.FEATURES
+TITLE = "linear probe"
+NEEDS = {"features", "labels"}
 
 
-def run(features: Splits, labels: Splits, params: Linear, seed: int) -> Result:  # noqa: ARG001 nothing is drawn
-    """`metrics`: `top1` and `top1_balanced` with standard errors, the chosen `c`; `top5` with more than 5 classes."""
+class Params(Strict):
+    c: Annotated[list[PositiveFloat], Field(min_length=1)]  # inverse regularisation, chosen on validation
+
+
+def run(features: Splits, labels: Splits, params: Params, seed: int) -> Result:  # noqa: ARG001 nothing is drawn
+    """The metrics are `top1` and, with more than 5 classes, `top5`: the class is among the 5 of the highest scores."""
     features, labels = labelled(features, labels)
     standardise = logistic.Standardise(features.train)
     train, validation = standardise(features.train), standardise(features.validation)
@@ -29,12 +37,10 @@ def run(features: Splits, labels: Splits, params: Linear, seed: int) -> Result: 
     joined, joined_labels = np.concatenate([train, validation]), np.concatenate([labels.train, labels.validation])
     (classifier,) = logistic.fits(joined, joined_labels, [chosen])
     top = classifier.predict(standardise(features.test), top=5)
-    outcomes = {"top1": top[:, 0] == labels.test}
+    curve = Curve(logistic.CURVE, len(joined), len(joined))
+    metrics = {"top1": right(top[:, 0] == labels.test, labels.test, "top-1", curve=curve)}
     if len(classifier.classes) > 5:
-        outcomes["top5"] = (top == labels.test[:, None]).any(axis=1)
-    metrics = {**scored(outcomes, labels.test), "c": chosen}
-    details = {
-        "validation_top1": {f"c{c:g}": value for c, value in readings.items()},
-        "converged": converged and classifier.converged,
-    }
-    return Result(metrics, outcomes, top[:, 0], details)
+        metrics["top5"] = right((top == labels.test[:, None]).any(axis=1), labels.test, "top-5", answers=5)
+    late = [] if converged and classifier.converged else ["the classifier stopped before it converged"]
+    choices = {"c": Choice(chosen, "C", readings)}
+    return Result(metrics, choices, notes=late, predicted=top[:, 0], features=logistic.FEATURES)

@@ -1,0 +1,96 @@
+"""Weighted k nearest neighbours by cosine similarity, of a bank that need not fit in memory.
+
+Wu et al. 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", arXiv:1805.01978, section
+3.4: each of the k nearest images of the bank votes for its class with weight exp(s / tau), s the cosine similarity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+K, TEMPERATURE = 20, 0.07
+"""k and tau of a quick reading, such as the probe's during training. The protocol has parameters of its own."""
+
+_QUERIES, _BANK = 4096, 32768  # rows handled at once: memory does not grow with the number of images
+
+
+def knn_accuracy(
+    bank: np.ndarray,
+    bank_labels: np.ndarray,
+    queries: np.ndarray,
+    query_labels: np.ndarray,
+    k: int = K,
+    temperature: float = TEMPERATURE,
+) -> float:
+    """Share of `queries` [Q D] classified right by `bank` [N D], in 0..1; samples with label -1 are left out.
+
+    A k larger than the bank means the whole bank. NaN when either side has no labelled sample.
+    """
+    bank, bank_labels = bank[bank_labels >= 0], bank_labels[bank_labels >= 0]
+    queries, query_labels = queries[query_labels >= 0], query_labels[query_labels >= 0]
+    if not len(bank) or not len(queries):
+        return float("nan")
+    k = min(k, len(bank))
+    return float((classify([bank], bank_labels, queries, [k], temperature)[k] == query_labels).mean())
+
+
+def classify(
+    banks: Sequence[np.ndarray], bank_labels: np.ndarray, queries: np.ndarray, ks: Sequence[int], temperature: float
+) -> dict[int, np.ndarray]:
+    """Predicted class of `queries` [Q D], int64 [Q], for every k; `bank_labels` int64 [N] runs over all `banks`."""
+    predicted: dict[int, list[np.ndarray]] = {k: [] for k in ks}
+    classes = int(bank_labels.max()) + 1
+    for similarity, index in _blocks(banks, queries, max(ks)):
+        neighbours = bank_labels[index]
+        for k in ks:
+            predicted[k].append(vote(similarity[:, :k], neighbours[:, :k], classes, temperature))
+    return {k: np.concatenate(parts) if parts else np.empty(0, np.int64) for k, parts in predicted.items()}
+
+
+def vote(similarity: np.ndarray, neighbours: np.ndarray, classes: int, temperature: float) -> np.ndarray:
+    """The class with most weight, int64 [Q], from similarities and labels [Q k], the most similar first."""
+    # A common factor changes no vote and keeps exp from overflowing at a small temperature.
+    weight = np.exp((similarity - similarity[:, :1]).astype(np.float64) / temperature)  # [Q k]
+    rows = np.arange(len(similarity))[:, None] * classes
+    votes = np.bincount((rows + neighbours).ravel(), weight.ravel(), minlength=len(similarity) * classes)
+    return votes.reshape(-1, classes).argmax(axis=1)
+
+
+def search(banks: Sequence[np.ndarray], queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine similarity float32 [Q k] and number in the joined banks int64 [Q k] of the nearest, nearest first."""
+    similarity, index = zip(*_blocks(banks, queries, k), strict=True)
+    return np.concatenate(similarity), np.concatenate(index)
+
+
+def _blocks(banks: Sequence[np.ndarray], queries: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`search` block by block of queries, so that neither the bank nor the answers need fit in memory."""
+    import faiss
+
+    k = min(k, sum(map(len, banks)))
+    for start in range(0, len(queries), _QUERIES):
+        block = _normalised(queries[start : start + _QUERIES])
+        similarity: np.ndarray = np.empty((len(block), 0), np.float32)
+        index: np.ndarray = np.empty((len(block), 0), np.int64)
+        offset = 0
+        for bank in banks:
+            for first in range(0, len(bank), _BANK):
+                part = _normalised(bank[first : first + _BANK])
+                near, number = faiss.knn(block, part, min(k, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
+                similarity = np.concatenate([similarity, near], axis=1)
+                index = np.concatenate([index, number + offset], axis=1)
+                best = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+                similarity = np.take_along_axis(similarity, best, axis=1)
+                index = np.take_along_axis(index, best, axis=1)
+                offset += len(part)
+        yield similarity, index
+
+
+def _normalised(features: np.ndarray) -> np.ndarray:
+    """Rows of length 1, float32; a row of zeros stays zero, so similar to nothing."""
+    block = np.array(features, np.float32, order="C")
+    largest = np.abs(block).max(axis=1, keepdims=True, initial=0)  # squares of tiny or huge numbers leave float32
+    block /= np.where(largest > 0, largest, 1)
+    norm = np.linalg.norm(block, axis=1, keepdims=True)
+    return block / np.where(norm > 0, norm, 1)
