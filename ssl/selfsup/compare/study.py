@@ -21,7 +21,7 @@ from selfsup.compare.experiment import SOURCES, Outcome, experiment, outcome
 from selfsup.compare.setup import Overlay
 from selfsup.config import Strict, choose, parse, read_yaml
 from selfsup.errors import UserError
-from selfsup.evaluation.run import PROTOCOLS
+from selfsup.evaluation import protocols
 
 FOLDER = "compare"
 Parameters = dict[str, Any]  # an overlay: some of the parameters, in the form of params.yaml
@@ -75,7 +75,7 @@ def read(root: Path, name: str) -> Study:
         study = parse(Study, read_yaml(root / file), file=file)
         for reading in study.show.values():
             source, _, figure = reading.partition(".")
-            choose(f"{file}: show", source, [*PROTOCOLS, *SOURCES])
+            choose(f"{file}: show", source, [*protocols.names(), *SOURCES])
             if source in SOURCES:
                 choose(f"{file}: show: {source}", figure, list(SOURCES[source]))
     except ValueError as error:
