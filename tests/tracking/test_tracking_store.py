@@ -130,13 +130,48 @@ def test_a_project_that_was_renamed_finds_its_artifacts_again(copied):
     assert subprocess.run(command, cwd=copied.parent, capture_output=True).returncode == 0  # nothing recorded yet
 
 
+def test_a_folder_with_a_per_cent_sign_keeps_its_own_artifacts(tmp_path, monkeypatch):
+    """MLflow reads a location as a quoted URL, in which the `%20` of a folder's name is a space."""
+    folder = tmp_path / "100%20ours"
+    folder.mkdir()
+    monkeypatch.chdir(folder)  # as in a stage, whose store is given relative to the project
+    Path("page.html").write_text("of this project")
+    deliver(".", record("done", file=folder / "page.html"))
+    (kept,) = folder.rglob("mlartifacts/*/artifacts/page.html")
+    found = client(".").download_artifacts(run(".", "done").info.run_id, "page.html", str(folder))
+    assert kept.read_text() == Path(found).read_text() == "of this project"
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
+def locations(folder, *names):
+    return [client(folder).get_experiment_by_name(name).artifact_location for name in names]
+
+
 def test_artifacts_that_lie_elsewhere_stay_there(copied, tmp_path):
+    """In other kinds of place, in a place that is still there, and those of runs that are not this package's."""
     own = client(copied)
-    places = ["s3://bucket/mlartifacts", str(tmp_path / "shared"), "mlflow-artifacts:/7"]
-    for place in places:
-        own.create_experiment(place.replace("/", " "), artifact_location=place)
+    (tmp_path / "archive/mlartifacts").mkdir(parents=True)
+    places = {
+        "bucket": "s3://bucket/mlartifacts",
+        "folder": str(tmp_path / "shared"),
+        "server": "mlflow-artifacts:/7",
+        "there": str(tmp_path / "archive/mlartifacts"),
+        "foreign": str(tmp_path / "unmounted/mlartifacts"),
+    }
+    for name, place in places.items():
+        own.create_experiment(name, artifact_location=place)
+    foreign = own.create_run(own.get_experiment_by_name("foreign").experiment_id).info
+    deliver(copied, record("ours", experiment="foreign"))
     deliver(copied, record("new"))
-    assert [client(copied).get_experiment_by_name(p.replace("/", " ")).artifact_location for p in places] == places
+    assert locations(copied, *places) == list(places.values())
+    assert own.get_run(foreign.run_id).info.artifact_uri == f"{places['foreign']}/{foreign.run_id}/artifacts"
+
+
+def test_a_place_of_ours_that_is_gone_is_found_beside_the_database(copied, tmp_path):
+    client(copied).create_experiment("gone", artifact_location=str(tmp_path / "unmounted/mlartifacts"))
+    deliver(copied, record("ours", experiment="gone"))
+    deliver(copied, record("new"))
+    assert locations(copied, "gone") == [str(copied / "mlartifacts")]
 
 
 def test_what_is_kept_is_found_by_the_project_wherever_it_lies(tmp_path):

@@ -1,31 +1,28 @@
 """A run as it waits to be delivered, and the store that takes it. The only file that imports MLflow, and does it late.
 
-Whatever was sent once may be sent again after an answer that was lost: a run is found by its key before it is created,
-values and files are the same ones, and a point that the store has already is no second point. A stage that goes on from
-a checkpoint repeats steps that it had sent before it was killed: they are left out.
+Requests are idempotent, as a lost reply may make the writer repeat one: a run is looked up by its key before it is
+created, and values, files and points that are sent twice are stored once. A stage that resumes from a checkpoint sends
+some steps again: these are left out.
 """
 
 from __future__ import annotations
 
 import re
 import sqlite3
-import ssl
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 _ARTIFACTS = "mlartifacts"  # the folder beside a local database
-_TEXT = 6000  # characters of a value, which is what MLflow keeps
+_TEXT = 6000  # characters of a value that MLflow keeps
 _FORBIDDEN = re.compile(r"[^\w\-. :/]", re.ASCII)  # in MLflow's names
-_NEVER = (400, 403, 404, 409)  # statuses of a store that will not think better of it
+_PERMANENT = (400, 403, 404, 409)  # statuses that no retry changes
 
 
 @dataclass
@@ -33,15 +30,15 @@ class Record:
     """A run, and what waits to be sent to it. All fields are plain data."""
 
     opening: dict[str, Any]
-    run: str = ""  # id, once the store has it
+    run: str = ""  # id, once the store has the run
     started: int = 0  # milliseconds
     values: list[list[str]] = field(default_factory=list)  # key, value
     points: list[list[Any]] = field(default_factory=list)  # name, value, milliseconds, step
     files: list[dict[str, Any]] = field(default_factory=list)
-    end: list[Any] | None = None  # final status and milliseconds, once the stage has said so
+    end: list[Any] | None = None  # final status and milliseconds, once the stage has ended the run
     told: bool = False  # the store knows the end
     sealed: bool = False  # the run had finished before it was opened again: what it holds stays
-    last: dict[str, int] = field(default_factory=dict)  # the last step that curves had before, by their names
+    last: dict[str, int] = field(default_factory=dict)  # last step of each curve before this opening, by name
 
 
 class Store:
@@ -55,7 +52,7 @@ class Store:
         self.monitor: Any = None
 
     def reach(self, check: bool, patience: float) -> None:
-        """Connect, unless that is done. `check` first asks a server for a sign of life within `patience` seconds."""
+        """Connect, unless connected. `check`: first ask a server for a sign of life within `patience` seconds."""
         if self.remote and check:
             probe(self.uri, patience)
         if not self.client:
@@ -70,7 +67,10 @@ class Store:
             self.client = client
 
     def deliver(self, record: Record, old: bool) -> Iterator[str]:
-        """Send all but the files; yields what was refused for good. An `old` end does not undo a later one."""
+        """Send everything but the files. Yields what is refused for good.
+
+        `old`: an earlier stage left the record behind. Its end does not undo a later one.
+        """
         from mlflow.entities import Metric, Param
 
         if not record.run:
@@ -78,7 +78,8 @@ class Store:
         while params := [Param(name(key), value[:_TEXT]) for key, value in record.values[:100]]:
             yield from self.settle(f"{len(params)} values", params=params, run_id=record.run)
             del record.values[: len(params)]
-        early = old and not record.sealed  # from before a resumption: new, although the run has later steps
+        # An old record precedes the resumption of its run: its points are new, although the run has later steps.
+        early = old and not record.sealed
         while points := record.points[:1000]:
             if metrics := [Metric(name(key), *point) for key, *point in points if early or new(record, key, point[-1])]:
                 yield from self.settle(f"{len(metrics)} points", metrics=metrics, run_id=record.run)
@@ -90,24 +91,24 @@ class Store:
             record.told = True
 
     def ended(self, record: Record) -> int:
-        """When the store's run ended, in milliseconds; 0 while it runs."""
+        """When the store's run ended, in milliseconds. 0 while it is running."""
         return self.client.get_run(record.run).info.end_time or 0
 
     def settle(self, what: str, **batch: Any) -> Iterator[str]:
-        """Send a batch; yields `what`, with the reason, when the store itself refuses it for good."""
+        """Send a batch. Yields `what` with the reason if MLflow itself refuses it for good."""
         from mlflow.exceptions import MlflowException, RestException
 
         try:
             self.client.log_batch(**batch)
         except MlflowException as error:
-            # An answer that is no JSON is not the store's own, but that of something in between.
+            # A reply that is not JSON comes from a proxy, not from MLflow.
             own = isinstance(error, RestException) or not self.remote
-            if not own or error.get_http_status_code() not in _NEVER:
+            if not own or error.get_http_status_code() not in _PERMANENT:
                 raise
             yield f"{what} ({error})"
 
     def upload(self, record: Record) -> None:
-        """Send the first file or folder that waits."""
+        """Send the first of the waiting files and folders."""
         path, folder = record.files[0]["artifact"], record.files[0]["folder"] or None
         log = self.client.log_artifacts if Path(path).is_dir() else self.client.log_artifact
         if not record.sealed:
@@ -115,7 +116,7 @@ class Store:
         del record.files[0]
 
     def begin(self, record: Record) -> None:
-        """Create the run, or continue the one that has its key. One that had finished by then is sealed."""
+        """Create the run, or continue the one that has its key. A run that had already finished is sealed."""
         opening = record.opening
         experiment = self.experiment(opening["experiment"])
         own = {
@@ -144,14 +145,14 @@ class Store:
         record.run = self.ids[opening["key"]] = run.info.run_id
 
     def find(self, experiment: str, key: str) -> str:
-        """The id of the run with this key, or nothing."""
+        """The id of the run with this key, empty if there is none."""
         if key not in self.ids:
             for run in self.client.search_runs([experiment], f"tags.run_key = '{key}'", max_results=1):
                 self.ids[key] = run.info.run_id
         return self.ids.get(key, "")
 
     def experiment(self, title: str) -> str:
-        """The id of the experiment, created if need be, with its artifacts beside a local database."""
+        """The id of the experiment, which is created if it is missing, with its artifacts beside a local database."""
         from mlflow.exceptions import MlflowException
 
         if not (found := self.client.get_experiment_by_name(title)):
@@ -162,35 +163,36 @@ class Store:
         return found.experiment_id
 
     def sample(self, record: Record) -> None:
-        """Add a reading of this machine to a run, under MLflow's own names; the first one only begins to count."""
+        """Add a reading of this machine to a run, under MLflow's own names. The first one only starts the counters."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         if self.monitor:
             self.monitor.collect_metrics()
             now = round(time.time() * 1000)
-            step = (now - record.started) // 1000  # seconds since the run began: goes on rising after a resume
+            step = (now - record.started) // 1000  # seconds since the run started, also after a resumption
             readings = self.monitor.aggregate_metrics().items()
             record.points += [[f"system/{key}", float(value), now, step] for key, value in readings]
         self.monitor = SystemMetricsMonitor(record.run, tracking_uri=self.uri)  # for its sensors, not its thread
 
 
 def new(record: Record, key: str, step: int) -> bool:
-    """False for what a run that is opened again says once more: a step that has a value keeps it."""
+    """Whether a point is after the last step that its curve had before this opening: what is stored stays."""
     return step > record.last.get(name(key), -1)
 
 
 def probe(uri: str, patience: float) -> None:
-    """Raise OSError unless an HTTP server answers within `patience` seconds; any answer will do."""
+    """Raise OSError unless an HTTP server answers within `patience` seconds. Any answer will do."""
+    import requests
+
     parts = urlsplit(uri)
     if parts.scheme in ("http", "https"):
         plain = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health")
-        unverified = ssl._create_unverified_context()  # MLflow may know the certificate; nothing is sent here
-        with suppress(urllib.error.HTTPError):
-            urllib.request.urlopen(plain.geturl(), timeout=patience, context=unverified).close()
+        # MLflow may know the certificate. Nothing secret is sent here, not even what a .netrc holds.
+        requests.get(plain.geturl(), timeout=patience, verify=False, auth=lambda request: request, stream=True).close()
 
 
 def commit() -> str:
-    """The commit that the stage runs at, or nothing outside a repository."""
+    """The commit that the stage runs at, empty outside a repository."""
     try:
         git = subprocess.run(["git", "rev-parse", "HEAD"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     except OSError:
@@ -198,34 +200,46 @@ def commit() -> str:
     return git.stdout.strip() if git.returncode == 0 else ""
 
 
-def database(uri: str) -> Path:  # of sqlite:///PATH?OPTIONS
+def database(uri: str) -> Path:
+    """The file of sqlite:///PATH?OPTIONS."""
     return Path(uri.partition(":///")[2].partition("?")[0].removeprefix("file:")).resolve()
 
 
 def artifacts(path: Path) -> str:
-    """Where the artifacts of a local database lie: beside it. MLflow takes the place for quoted."""
+    """Location of the artifacts of a local database: beside it. MLflow reads a location as quoted, like a URL."""
     return str(path.with_name(_ARTIFACTS)).replace("%", "%25")
 
 
 def find_again(path: Path) -> None:
-    """Have a local database that was moved, renamed or copied with its folder look for artifacts beside it again.
+    """Let a local database that was moved, renamed or copied with its folder find its artifacts beside it again.
 
-    MLflow notes absolute places: a copy would write into the original. A place that is no folder of this project's kind
-    of name is left as it is. Raises `sqlite3.Error`.
+    MLflow stores absolute locations: a copy would write into the original. Only experiments are changed whose runs are
+    all recorded by this package, and whose location is gone or beside another database. Raises `sqlite3.Error`.
     """
+    new = artifacts(path)
+    foreign = "SELECT experiment_id FROM runs WHERE run_uuid NOT IN (SELECT run_uuid FROM tags WHERE key = 'run_key')"
+    ours = f"SELECT experiment_id, artifact_location FROM experiments WHERE experiment_id NOT IN ({foreign})"
     with closing(sqlite3.connect(path, timeout=60)) as database, database:
-        places = [place for (place,) in database.execute("SELECT artifact_location FROM experiments") if place]
-        for old in {place for place in places if place.startswith("/") and place.endswith(f"/{_ARTIFACTS}")}:
-            moved = (artifacts(path), len(old) + 1, old + "/", len(old) + 1)
-            if old != moved[0]:
-                below = "WHERE substr(artifact_uri, 1, ?4) = ?3"
-                database.execute(f"UPDATE runs SET artifact_uri = ?1 || substr(artifact_uri, ?2) {below}", moved)
+        for experiment, old in database.execute(ours).fetchall():
+            if old != new and old and _left_behind(old, path.name):
                 database.execute(
-                    "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (moved[0], old)
+                    "UPDATE runs SET artifact_uri = ?1 || substr(artifact_uri, ?2) "
+                    "WHERE experiment_id = ?3 AND substr(artifact_uri, 1, ?2) = ?4",
+                    (new + "/", len(old) + 1, experiment, old + "/"),
                 )
+                renamed = "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?"
+                database.execute(renamed, (new, experiment))
 
 
-def name(key: str) -> str:  # as MLflow allows it
+def _left_behind(location: str, database: str) -> bool:
+    """Whether artifacts of this package were here, and are gone or belong to the database that was copied."""
+    folder = Path(unquote(location))
+    kind = location.startswith("/") and folder.name == _ARTIFACTS
+    return kind and (not folder.exists() or folder.with_name(database).exists())
+
+
+def name(key: str) -> str:
+    """A key with the characters that MLflow does not allow replaced."""
     return _FORBIDDEN.sub("_", key)[:250]
 
 
