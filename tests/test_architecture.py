@@ -46,7 +46,7 @@ MAY_IMPORT = {  # room of the package: the other rooms it may import
     "families": GROUND | {"task", "nn", "views"},
     "methods": GROUND | {"task", "families", "nn", "views", "nets"},
     "processes": GROUND | {"nn"},
-    "tracking": GROUND,
+    "tracking": GROUND | {"processes"},
     "evaluation": GROUND | {"data", "features"},
     "training": GROUND | {"task", "methods", "nn", "nets", "data", "features", "processes", "tracking", "evaluation"},
     "report": GROUND | {"task", "nn", "views", "nets", "data", "features", "methods", "evaluation", "training"},

@@ -1,4 +1,4 @@
-"""How a stage ends in one line: the exception that is meant for the user, and what becomes of all others."""
+"""Errors in one line: `UserError` is an error that the user can fix, and `one_line_errors` prints all errors."""
 
 import errno
 import logging
@@ -12,9 +12,9 @@ from pathlib import Path
 from selfsup import logs
 
 ROOT = Path(__file__).resolve().parents[2]  # of the project whose code runs
-WORKERS = "SELFSUP_WORKERS"  # environment: the scratch folder that the processes of one stage share
+WORKERS = "SELFSUP_WORKERS"  # environment variable: the scratch folder that the processes of one stage share
 AGAIN = "then run the same command again"
-REMEDIES = {  # of errors of the system that are no fault of the program, by errno
+REMEDIES = {  # for errors of the system that are not faults of the program, by errno
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"free some disk space, {AGAIN}"),
     errno.EFBIG: f"raise the limit on the size of files (`ulimit -f`), {AGAIN}",
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), f"give this user access to it, {AGAIN}"),
@@ -27,20 +27,20 @@ _log = logging.getLogger("selfsup.errors")
 
 
 class UserError(Exception):
-    """Something the user can fix. The message names the file or parameter and the remedy, in one line."""
+    """An error that the user can fix. The message names the file or parameter and the remedy, in one line."""
 
     def __str__(self) -> str:
         return logs.one_line(super().__str__())
 
 
 def missing(path: Path | str, folder: Path = ROOT) -> UserError:
-    """The error of an input that is not there: it names the stage that writes it, by the dvc.yaml in `folder`."""
+    """The error for a missing input. It names the stage that writes the input, according to `folder`/dvc.yaml."""
     stage = writer(path, folder)
     return UserError(f"{path}: not found; run `dvc repro{f' {stage}' if stage else ''}` first")
 
 
 def writer(path: Path | str, folder: Path = ROOT) -> str | None:
-    """The stage among whose outs `path` is, relative to the working folder, such as `evaluate@knn`; None: none."""
+    """The stage that writes `path` (relative to the working folder), such as `evaluate@knn`. None: no stage does."""
     from ruamel.yaml import YAML  # late: only a run that fails needs it
 
     if not (folder / "dvc.yaml").is_file():
@@ -57,12 +57,12 @@ def writer(path: Path | str, folder: Path = ROOT) -> str | None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn every exception into one line on stderr and exit 1; Ctrl-C is a line and exit 130. Sets up the log.
+    """Print every exception as one line on stderr and exit with 1, after Ctrl-C with 130. Sets up the log.
 
-    A `UserError` is its own line. Errors of the system that the user can do something about (a full disk, no access,
-    no memory) have their remedy, and an input that is not there the stage that writes it. Everything else is a fault
-    of the program: the line names the file in .cache/logs that holds the traceback. Of several processes of a stage
-    the first prints its line. SELFSUP_LOG=debug prints all tracebacks.
+    The line of a `UserError` is its message. The line of an error of the system that the user can fix (a full disk, no
+    access, no memory) ends with a remedy. The line of a missing input names the stage that writes it. Everything else
+    is a fault of the program: the line names the file in .cache/logs that holds the traceback. If several processes of
+    a stage fail, only the first prints its line. SELFSUP_LOG=debug prints all tracebacks.
     """
     try:
         logs.configure()
@@ -73,7 +73,7 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         sys.exit(130)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is said in one line
+    except Exception as error:  # noqa: BLE001 - every error is printed as one line
         line = logs.one_line(_line(error))
         _log.debug("this ends the stage", exc_info=error)
         sys.exit(f"error: {line}" if _first() else 1)
@@ -103,7 +103,7 @@ def _line(error: Exception) -> str:
 
 
 def _first() -> bool:
-    """Whether no other process of this stage has printed its error: all of them may have the same."""
+    """Whether no other process of this stage has printed its error, which is often the same in all of them."""
     folder = os.environ.get(WORKERS)
     if folder is None:
         return True

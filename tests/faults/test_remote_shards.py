@@ -1,11 +1,13 @@
 """A server of shards that refuses, drops, stalls, cuts or lies: every sample exactly once, or a clear failure."""
 
+import email.utils
 import http.server
 import re
 import socket
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import pytest
@@ -207,12 +209,12 @@ def test_other_servers_are_read(server, tmp_path, honest):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (status(500), r"500 Internal Server Error; gave up after 5 tries in a row with 0 of \? bytes"),
-        (status(503), "503 Service Unavailable; gave up after 5 tries"),
+        (status(500), r"500 Internal Server Error; gave up after 5 failures in a row with 0 of \? bytes"),
+        (status(503), "503 Service Unavailable; gave up after 5 failures in a row"),
         (no_answer, r"closed connection.*gave up"),
-        (garbage, "gave up after 5 tries"),
-        (stall, r"timed out; gave up after 5 tries in a row with [\d,]+ of [\d,]+ bytes"),
-        (too_long, r"; gave up after 5 tries in a row with [\d,]+ of [\d,]+ bytes"),
+        (garbage, "gave up after 5 failures in a row"),
+        (stall, r"timed out; gave up after 5 failures in a row with [\d,]+ of [\d,]+ bytes"),
+        (too_long, r"; gave up after 5 failures in a row with [\d,]+ of [\d,]+ bytes"),
         (drip, "slower than 1048576 bytes/s; gave up"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -258,7 +260,7 @@ def test_nobody_there(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/s-000.tar"
-    with pytest.raises(UserError, match=rf"{url}: .*[Cc]onnection refused.*; gave up after 5 tries"):
+    with pytest.raises(UserError, match=rf"{url}: .*[Cc]onnection refused.*; gave up after 5 failures in a row"):
         tar_shards(url, tmp_path / "scratch")
 
 
@@ -271,6 +273,17 @@ def test_waits_double_and_a_servers_wish_is_kept_within_a_minute(server, tmp_pat
     download.download(server.url.replace("{000..002}", "000"), tmp_path / "copy", threading.Event())
     assert (tmp_path / "copy").read_bytes() == SHARDS[0]
     assert [wait for wait in waits if wait is not None and wait >= 1] == [7, 60, 4, 8]
+
+
+def test_a_server_may_give_the_time_of_the_next_try(server, tmp_path, monkeypatch):
+    waits = []
+    monkeypatch.setattr(threading.Event, "wait", lambda _, seconds=None: waits.append(seconds))
+    soon = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
+    wishes = [status(503, Retry_After=text) for text in (soon, "Thu, 01 Jan 1970 00:00:00 GMT", "tomorrow")]
+    server.faults[0] = wishes
+    download.download(server.url.replace("{000..002}", "000"), tmp_path / "copy", threading.Event())
+    until_then, *others = [wait for wait in waits if wait is not None]
+    assert 20 < until_then <= 40 and max(others) < 1
 
 
 def test_progress_forgives_earlier_failures(server, tmp_path, monkeypatch):

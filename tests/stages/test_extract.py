@@ -15,7 +15,7 @@ def test_shards_are_verified_by_one_process(monkeypatch, count, inside):
     monkeypatch.setattr(extract.launch, "inside", lambda: inside)
     monkeypatch.setattr(extract.launch, "check_devices", lambda _: None)
     monkeypatch.setattr(extract.launch, "relaunch", lambda _: True)
-    monkeypatch.setattr(extract.launch, "stop_on_sigterm", lambda: None)
+    monkeypatch.setattr(extract.signals, "stop_on_sigterm", lambda: None)
     monkeypatch.setattr(extract, "verify", lambda _, level: done.append(level))
     monkeypatch.setattr(extract, "work", lambda *_, verified: done.append("size" if verified else "full"))
     extract.extract(params())

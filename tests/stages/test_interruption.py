@@ -194,7 +194,7 @@ def test_the_launchers_death_ends_the_workers(shards, tmp_path, quiet, which):
     gone, alive = psutil.wait_procs(members[1:], timeout=15)
     assert len(gone) >= 3 and not alive
     assert not (folder / "models").exists()  # none went on to the end of the training
-    assert victim == members[0] or "error: the processes' launcher was killed by signal 9" in said
+    assert victim == members[0] or "error: the launcher of the processes was killed by signal 9" in said
     finish(folder, "2", quiet)
 
 

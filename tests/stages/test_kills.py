@@ -86,10 +86,10 @@ def test_a_killed_launcher_is_said_instead_of_its_notices(monkeypatch, tmp_path)
     from selfsup.processes import launch
 
     notices = "The following values were not passed to `accelerate launch` and had defaults used instead"
-    expected = "error: the processes' launcher was killed by signal 9; run the same command again"
-    assert launch.last_word(notices, [], -signal.SIGKILL).startswith(expected)
+    expected = "error: the launcher of the processes was killed by signal 9; run the same command again"
+    assert launch.cause(notices, [], -signal.SIGKILL).startswith(expected)
     monkeypatch.chdir(tmp_path)
-    line = launch.last_word(f"usage: accelerate\n\n{notices}\n", [], 1)
+    line = launch.cause(f"usage: accelerate\n\n{notices}\n", [], 1)
     found = re.fullmatch(rf"error: the processes could not be started \({notices}\); .* is in (\S+\.log)", line)
     assert found and "usage: accelerate" in (tmp_path / found[1]).read_text()
 
@@ -115,7 +115,7 @@ Root Cause (first observed failure):
 def test_the_process_that_was_killed_is_the_one_named(first, second, expected):
     from selfsup.processes import launch
 
-    said = launch.last_word(ELASTIC.format(first, second), [])
+    said = launch.cause(ELASTIC.format(first, second), [])
     assert said.startswith(f"error: {expected} was killed by signal 9") if expected else not said
 
 

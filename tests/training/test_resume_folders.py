@@ -37,18 +37,21 @@ def said(capsys, place: Path, method: str = "simclr", checksum: str = "images", 
 def test_another_length_is_said(tmp_path, capsys):
     folder = leave(tmp_path)
     assert said(capsys, tmp_path, pretrain__epochs=201) == (
-        "note: a checkpoint of 200 epochs exists; this run of 201 starts anew because schedules depend on the length "
-        f"({folder}, see `make clean-resume`)\n"
+        "note: a checkpoint of 200 epochs exists; this run of 201 starts from scratch because schedules depend on the "
+        f"length ({folder}, see `make clean-resume`)\n"
     )
 
 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"seed": 1}, "differs in seed 0, here 1 exists; this run starts anew because a checkpoint is of exactly one"),
-        ({"checksum": "others"}, "differs in data exists; this run starts anew because its images are others"),
-        ({"methods__simclr__temperature": 0.5}, "differs in methods.simclr.temperature 0.2, here 0.5 exists"),
-        ({"seed": 2, "views__flip": 0.5}, "differs in seed 0, here 2; views.flip 0.0, here 0.5 exists"),
+        (
+            {"seed": 1},
+            "differs in seed (0, here 1) exists; this run starts from scratch because a checkpoint belongs to",
+        ),
+        ({"checksum": "others"}, "differs in data exists; this run starts from scratch because its images are diff"),
+        ({"methods__simclr__temperature": 0.5}, "differs in methods.simclr.temperature (0.2, here 0.5) exists"),
+        ({"seed": 2, "views__flip": 0.5}, "differs in seed (0, here 2), views.flip (0.0, here 0.5) exists"),
     ],
     ids=str,
 )
@@ -60,7 +63,7 @@ def test_what_else_differs_is_said(tmp_path, capsys, change, line):
 def test_changed_code_is_said(tmp_path, capsys, monkeypatch):
     leave(tmp_path)
     monkeypatch.setattr(session, "code_checksum", lambda _: "other code")
-    assert "differs in code exists; this run starts anew because the code that trains has changed" in said(
+    assert "differs in code exists; this run starts from scratch because the code that trains has changed" in said(
         capsys, tmp_path, pretrain__epochs=200
     )
 
@@ -71,7 +74,7 @@ def test_the_nearest_is_said_and_only_that(tmp_path, capsys):
     leave(tmp_path, epochs=90, method="byol")
     line = said(capsys, tmp_path, pretrain__epochs=200)
     assert (
-        line.startswith("note: a checkpoint of 150 epochs exists; this run of 200 starts anew")
+        line.startswith("note: a checkpoint of 150 epochs exists; this run of 200 starts from scratch")
         and line.count("\n") == 1
     )
 
@@ -111,7 +114,7 @@ def test_the_list_has_age_and_size_and_removes_nothing(tmp_path, monkeypatch):
         f"{before}: pretrain, of an earlier version, step 3, 0.5 MB, 40 days old",
         f"{old}: pretrain simclr, 200 epochs, seed 0, step 40, 1.0 MB, 3 days old",
         f"{new}: pretrain byol, 90 epochs, seed 5, step 7, 1.0 MB, 0 minutes old",
-        "2.5 MB in all; `make clean-resume REMOVE=1` removes what no process uses",
+        "2.5 MB in all; `make clean-resume REMOVE=1` deletes what no process uses",
     ]
     assert all(folder.is_dir() for folder in (old, new, before))
 

@@ -1,15 +1,17 @@
-"""Copy a file from an http(s) server that may refuse, drop the connection, stall, or end the file early.
+"""Download a file from an http(s) server that may refuse, drop the connection, stall, or end the file early.
 
-A connection may take 10 s to be made and a pause 30 s; less than 1 KiB/s over a minute counts as a pause too long.
-After a failure that may pass, the copy waits 1, 2, 4, 8 seconds (or what the server asks for, at most a minute) and
-goes on where it was if the server offers ranges and still has the same file, else from the start. It gives up after
-five failures with less than a MiB between them.
+Connecting may take 10 s, and a pause 30 s. Less than 1 KiB/s over a minute is also a failure. After a temporary failure
+the download waits 1, 2, 4, 8 seconds, or as long as the server asks for, at most a minute. Then it resumes where it was
+if the server supports ranges and still has the same file, else it starts again. It gives up after five failures with
+less than 1 MiB between them.
+
+The loop is not urllib3's `Retry`, which repeats a request until its headers arrive but cannot resume a body, and whose
+wait no event can interrupt. `Retry` reads the time that the server asks for.
 """
 
 import re
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -17,34 +19,34 @@ from urllib.parse import urlsplit
 from selfsup.errors import UserError
 
 CONNECT, PAUSE = 10.0, 30.0  # seconds
-SLOWEST, MINUTE = 1024, 60.0  # bytes/s over so many seconds
-TRIES, WAIT, LONGEST_WAIT = 5, 1.0, 60.0  # failures in a row, seconds
-PROGRESS = 1 << 20  # bytes after which the failures before are forgotten
+SLOWEST, MINUTE = 1024, 60.0  # bytes per second, and the seconds over which they are counted
+TRIES, WAIT, LONGEST_WAIT = 5, 1.0, 60.0  # consecutive failures; seconds
+PROGRESS = 1 << 20  # bytes after which earlier failures no longer count
 _PART = 1 << 16  # bytes read at a time
-_MAY_PASS = {408, 425, 429, *range(500, 600)}  # answers
+_TEMPORARY = {408, 425, 429, *range(500, 600)}  # status codes
 
 
 class Stopped(Exception):
-    """Another copy has failed, and this one is not needed any more."""
+    """Another download has failed, and this one is no longer needed."""
 
 
 class _Again(Exception):
-    """A failure that may pass."""
+    """A temporary failure."""
 
     def __init__(self, reason: str, wait: float = 0.0):
         super().__init__(reason)
-        self.wait = wait  # seconds, as the server asked
+        self.wait = wait  # seconds that the server asks for
 
 
 class _Copy:
-    """What is known of the file: how much of it should be there, and what tells that it is still the same."""
+    """What the server says about the file."""
 
-    total: int | None = None  # bytes, None: the server does not say
-    validator: str | None = None
+    total: int | None = None  # bytes; None: unknown
+    validator: str | None = None  # its ETag or modification time, which tells whether the file has changed
 
 
 def download(url: str, path: Path, stop: threading.Event) -> None:
-    """Copy `url` to `path`, whole or not at all. Raises `UserError` with the URL and the last answer, and `OSError`."""
+    """Copy `url` to `path`. Raises `UserError` with the URL and the last answer, `OSError`, and `Stopped`."""
     import requests  # late: only remote shards need it
     import urllib3
 
@@ -52,34 +54,34 @@ def download(url: str, path: Path, stop: threading.Event) -> None:
     with requests.Session() as session, path.open("wb") as file:
         while True:
             try:
-                _go_on(session, url, file, copy, stop)
+                _resume(session, url, file, copy, stop)
                 return
             except (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects) as error:
-                raise UserError(f"{shown(url)}: {_words(error)}; fix data.path") from None
+                raise UserError(f"{shown(url)}: {_reason(error)}; fix data.path") from None
             except (requests.RequestException, urllib3.exceptions.HTTPError, _Again) as error:
-                have, reason, asked = file.tell(), _words(error), getattr(error, "wait", 0.0)
+                have, reason, asked = file.tell(), _reason(error), getattr(error, "wait", 0.0)
             if have >= mark + PROGRESS:
                 failures = 0
             mark, failures = have, failures + 1
             if failures == TRIES:
                 whole = "?" if copy.total is None else f"{copy.total:,}"
                 raise UserError(
-                    f"{shown(url)}: {reason}; gave up after {TRIES} tries in a row with {have:,} of {whole} bytes; "
-                    "see to the server or the network, then run the same command again"
+                    f"{shown(url)}: {reason}; gave up after {TRIES} failures in a row with {have:,} of {whole} bytes; "
+                    "check the server and the network, then run the same command again"
                 )
             if stop.wait(max(asked, WAIT * 2 ** (failures - 1))):
                 raise Stopped
 
 
-def _go_on(session: Any, url: str, file: IO[bytes], copy: _Copy, stop: threading.Event) -> None:
-    """Fetch what is missing from the file's end on. Raises `_Again`, `UserError` or an exception of requests."""
-    headers = {"Accept-Encoding": "identity"}  # a length in bytes of the file itself
-    if file.tell() and (copy.validator or copy.total):  # else nothing would tell that the file is another one now
+def _resume(session: Any, url: str, file: IO[bytes], copy: _Copy, stop: threading.Event) -> None:
+    """Append what is missing at the file's end. Raises `_Again`, `UserError`, `Stopped` or an exception of requests."""
+    headers = {"Accept-Encoding": "identity"}  # so that lengths are those of the file, not of a compressed form
+    if file.tell() and (copy.validator or copy.total):  # otherwise a changed file would go unnoticed
         headers |= {"Range": f"bytes={file.tell()}-"} | ({"If-Range": copy.validator} if copy.validator else {})
     with session.get(url, headers=headers, stream=True, timeout=(CONNECT, PAUSE)) as answer:
-        _prepare(answer.status_code, answer.reason, answer.headers, url, file, copy)
+        _prepare(answer, url, file, copy)
         start, window = time.monotonic(), file.tell()
-        while part := answer.raw.read1(_PART, decode_content=False):  # what is there, so that little is lost
+        while part := answer.raw.read1(_PART, decode_content=False):  # what has arrived, so that a failure loses little
             file.write(part)
             if stop.is_set():
                 raise Stopped
@@ -91,8 +93,9 @@ def _go_on(session: Any, url: str, file: IO[bytes], copy: _Copy, stop: threading
         raise _Again("the file ended early")
 
 
-def _prepare(status: int, reason: str, headers: Mapping[str, str], url: str, file: IO[bytes], copy: _Copy) -> None:
-    """Put the file's end to where the answer's bytes belong, or raise."""
+def _prepare(answer: Any, url: str, file: IO[bytes], copy: _Copy) -> None:
+    """Put the file's end where the body of the answer belongs. Raises `_Again` or `UserError` if there is none."""
+    status, reason, headers = answer.status_code, answer.reason, answer.headers
     if status == 206:
         place = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", "").strip())
         total = int(place[2]) if place and place[2] != "*" else None
@@ -105,13 +108,23 @@ def _prepare(status: int, reason: str, headers: Mapping[str, str], url: str, fil
         etag = headers.get("ETag", "")
         copy.validator = etag if etag.startswith('"') else headers.get("Last-Modified")
         return
-    elif status in _MAY_PASS:
-        asked = headers.get("Retry-After", "")
-        raise _Again(f"{status} {reason}", min(float(asked), LONGEST_WAIT) if asked.isdecimal() else 0.0)
+    elif status in _TEMPORARY:
+        raise _Again(f"{status} {reason}", min(_asked(answer), LONGEST_WAIT))
     elif status != 416:
         raise UserError(f"{shown(url)}: {status} {reason}; fix data.path or access")
     _restart(file)
-    raise _Again(f"{status} {reason}: the file changed while it was copied")
+    raise _Again(f"{status} {reason}: the file changed during the download")
+
+
+def _asked(answer: Any) -> float:
+    """Seconds that the server asks to wait for, given as a number or a date in `Retry-After`. 0: it does not ask."""
+    from urllib3 import Retry
+    from urllib3.exceptions import InvalidHeader
+
+    try:
+        return Retry().get_retry_after(answer.raw) or 0.0
+    except InvalidHeader:
+        return 0.0
 
 
 def _restart(file: IO[bytes]) -> None:
@@ -119,8 +132,8 @@ def _restart(file: IO[bytes]) -> None:
     file.truncate()
 
 
-def _words(error: BaseException) -> str:
-    """The innermost reason: requests wraps urllib3, which wraps the system's."""
+def _reason(error: BaseException) -> str:
+    """The innermost reason in one line: requests wraps errors of urllib3, which wraps those of the system."""
     while inner := next((each for each in (error.__cause__, *error.args) if isinstance(each, BaseException)), None):
         error = inner
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -128,7 +141,7 @@ def _words(error: BaseException) -> str:
 
 
 def shown(url: str) -> str:
-    """A URL without what may be secret in it: user, password and query. Paths and commands as they are."""
+    """A URL without its user, password and query, which may be secret. Paths and commands are returned unchanged."""
     if "://" not in url or url.startswith("pipe:"):
         return url
     parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""Where shards of others lie: the paths and URLs that a pattern stands for, and a local copy of each."""
+"""Shards that already exist: the paths and URLs that match a pattern, and a local copy of each."""
 
 import bz2
 import gzip
@@ -15,20 +15,20 @@ from selfsup.data.download import Stopped, download, shown
 from selfsup.data.source import resolve
 from selfsup.errors import UserError
 
-STREAMS = ("pipe:", "http:", "https:")  # nothing can be listed there
-MOST = 200  # times its packed size: what unpacks to more is no tar of images
-ALWAYS = 1 << 26  # bytes that a packed shard may unpack to however small it is
+STREAMS = ("pipe:", "http:", "https:")  # these cannot be listed
+MOST = 200  # times its compressed size: what decompresses to more is not a tar of images
+ALWAYS = 1 << 26  # bytes that a compressed shard may decompress to, however small it is
 _URL = re.compile(r"(\w+::)*[a-z][a-z0-9+.-]*://")  # opened by fsspec
 _PACKED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 
 
 def is_remote(pattern: str) -> bool:
-    """Whether a pattern's shards are not files of this machine."""
+    """Whether the shards of a pattern are not local files."""
     return pattern.startswith(STREAMS) or bool(_URL.match(pattern))
 
 
 def list_shards(pattern: str) -> list[str]:
-    """The paths or URLs that a pattern stands for; none when nothing is there. Raises `UserError` if only some are."""
+    """The paths or URLs that match a pattern; empty if nothing matches. Raises `UserError` if only a part does."""
     from braceexpand import braceexpand
 
     try:
@@ -67,9 +67,9 @@ def _expand(part: str) -> list[str]:
 
 
 def fetch(url: str, copy: Path, stop: threading.Event) -> Path:
-    """A local, uncompressed file of what is at `url`: the file itself, or a copy at `copy` or beside it.
+    """A local, uncompressed file with the content of `url`: the file itself, or a copy at `copy` or beside it.
 
-    Raises `UserError`, and `Stopped` when `stop` is set meanwhile.
+    Raises `UserError`, and `Stopped` if `stop` is set meanwhile.
     """
     try:
         path = Path(url)
@@ -93,17 +93,17 @@ def fetch(url: str, copy: Path, stop: threading.Event) -> Path:
         return unpacked
     except (OSError, ValueError, EOFError, ImportError, zlib.error, lzma.LZMAError) as error:
         raise UserError(
-            f"{shown(url)}: cannot be read ({_reason(error)}); fix data.path, access or free space"
+            f"{shown(url)}: cannot be read ({_reason(error)}); fix data.path or access, or free some disk space"
         ) from None
 
 
 def _pour(stream: IO[bytes], file: IO[bytes], stop: threading.Event, most: int | None = None) -> int:
-    """Copy all and return the number of bytes. Raises `ValueError` when they are more than `most`."""
+    """Copy everything and return the number of bytes. Raises `ValueError` if they are more than `most`."""
     count = 0
     while part := stream.read(1 << 20):
         count += len(part)
         if most is not None and count > most:
-            raise ValueError(f"unpacks to more than {MOST} times its size, a decompression bomb?")
+            raise ValueError(f"it decompresses to more than {MOST} times its size, a decompression bomb?")
         if stop.is_set():
             raise Stopped
         file.write(part)

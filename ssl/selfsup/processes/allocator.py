@@ -1,4 +1,4 @@
-"""Memory that was freed is kept for the next step, where the C library can be told so."""
+"""Keep freed memory in the process for the next step, if the C library allows it."""
 
 import ctypes
 import os
@@ -7,10 +7,10 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt(3)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what the process frees instead of giving it back to the system; elsewhere nothing happens.
+    """Make glibc keep freed memory instead of returning it to the system. Does nothing with other C libraries.
 
-    Every batch asks for the same large blocks, and the first touch of each page of a fresh block costs about as much as
-    the work on it. Settings of the environment go first.
+    Every batch allocates the same large blocks, and the first access to each page of a new block costs about as much as
+    the work on it. Settings in the environment take precedence.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     for name, setting, value in (

@@ -1,4 +1,4 @@
-"""A polite request to stop (SIGTERM, Ctrl-C), answered by all processes after the same step."""
+"""Requests to stop (SIGTERM, Ctrl-C) during training: all processes stop after the same step."""
 
 import logging
 import os
@@ -14,15 +14,15 @@ import torch.distributed as dist
 from selfsup.nn.distributed import rank, world
 
 _log = logging.getLogger(__name__)
-GRACE = 8  # seconds in which a step and its checkpoint must end: after them the process does
+GRACE = 8  # seconds in which the step and its checkpoint must be finished; then the process is killed
 
 
 class Interruption:
-    """While entered, SIGTERM and SIGINT are noted instead of raised; `agreed` says whether any process has one.
+    """While entered, SIGTERM and SIGINT are recorded instead of raised. `agreed` tells whether any process has one.
 
-    The processes exchange what they noted once a step, while the step runs; so a checkpoint is of a whole step, and
-    nobody is left waiting. A process that does not reach the end of its step in `GRACE` seconds dies by SIGALRM; one
-    that did ends then at the latest.
+    The processes exchange their signals once per step, while the step runs. So a checkpoint is of a whole step, and no
+    process waits for one that has left. A process that has not finished its step `GRACE` seconds after the signal is
+    killed by SIGALRM. A process that has finished it must also have exited by then.
     """
 
     def __init__(self, timeout: timedelta) -> None:
@@ -47,25 +47,25 @@ class Interruption:
         self.number = self.number or number
 
     def exchange(self) -> None:
-        """Begin to tell the others. Called once a step by every process."""
+        """Start sending this process's signal to the others. Every process calls this once per step."""
         if self._group is not None:
             self._flag.fill_(self.number)
             self._work = dist.all_reduce(self._flag, dist.ReduceOp.MAX, self._group, async_op=True)
 
     def agreed(self) -> int:
-        """The signal that some process had at the last `exchange`, the same on all; 0: none."""
+        """The signal that some process had at the last `exchange`, the same on all processes. 0: none."""
         if self._work is None:
             return self.number
         self._work.wait()
         return int(self._flag)
 
     def leave(self, number: int, step: int) -> None:
-        """End the process after the checkpoint of `step`."""
+        """Exit after the checkpoint of `step` has been written."""
         if rank() == 0:
-            again = "run the same command again: it goes on from there"
+            again = "run the same command again: it resumes from there"
             _log.warning(
                 "\nstopped by %s after step %d, checkpoint written; %s", signal.Signals(number).name, step, again
             )
-        if self._before:  # the alarm finds an ending that takes long, such as a tracker's: nothing is lost without it
+        if self._before:  # from here the alarm only cuts a slow shutdown short: the checkpoint is already written
             signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + number))
         raise SystemExit(128 + number)

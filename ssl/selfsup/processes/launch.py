@@ -1,16 +1,15 @@
-"""Start a stage on NPROC processes through Accelerate, and keep its error to one line.
+"""Start a stage on NPROC processes through Accelerate, and print its error as one line.
 
-NPROC=2 dvc repro                  two processes, on GPUs when there are, else on CPUs
+NPROC=2 dvc repro                  two processes, on GPUs if there are any, else on CPUs
 ACCELERATE_ARGS="--num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1 --main_process_port 29500" NPROC=16 ...
-                                   this host's part of a run over several hosts; NPROC counts the processes of all
-RANK_TIMEOUT=60 ...                seconds that processes wait for one that does not answer, before they all stop (600)
+                                   this host's part of a run over several hosts; NPROC counts the processes of all hosts
+RANK_TIMEOUT=60 ...                seconds until a process that does not answer counts as hung, and all stop (600)
 
-A stage that is asked to stop (SIGTERM, Ctrl-C) writes a checkpoint and is gone within 10 seconds. Processes whose
-parent was killed end as if asked to stop.
+A stage that is asked to stop (SIGTERM, Ctrl-C) writes a checkpoint and exits within 10 seconds. Processes whose parent
+was killed behave as if asked to stop.
 """
 
 import contextlib
-import ctypes
 import os
 import random
 import re
@@ -27,16 +26,17 @@ from typing import Any
 
 from selfsup.errors import WORKERS, UserError
 from selfsup.logs import keep_fault
+from selfsup.processes.signals import end_with_parent
 
-_STDERR = "SELFSUP_STDERR"  # of the process that launched
-_LEFT_ALONE = 75  # exit status of a process whose collective failed
-_GRACE = 10.0  # seconds from a polite signal to the end
-_REPORT = 5.0  # seconds in which processes that were left alone all say so
-_AGAIN = "run the same command again: it goes on from the last checkpoint"
+_STDERR = "SELFSUP_STDERR"  # stderr of the launching process
+_LEFT_ALONE = 75  # exit status of a process whose collective failed because of another process
+_GRACE = 10.0  # seconds from the request to stop to the end
+_REPORT = 5.0  # seconds in which all processes whose collectives failed leave their notes
+_AGAIN = "run the same command again: it resumes from the last checkpoint"
 
 
 def processes() -> int:
-    """NPROC from the environment, checked. Raises `UserError`."""
+    """NPROC from the environment. Raises `UserError` unless it is a whole number from 1."""
     text = os.environ.get("NPROC", "1")
     if not text.isdigit() or int(text) < 1:
         raise UserError(f"NPROC={text}: must be a whole number from 1")
@@ -44,7 +44,7 @@ def processes() -> int:
 
 
 def check_devices(count: int) -> None:
-    """Refuse more processes than CUDA devices; without CUDA, processes share the CPUs."""
+    """Raise `UserError` if there are more processes than CUDA devices. Without CUDA, processes share the CPUs."""
     import torch
 
     devices = torch.cuda.device_count()
@@ -53,15 +53,15 @@ def check_devices(count: int) -> None:
 
 
 def first_process() -> bool:
-    """True in the process that writes: the only one, or rank 0 over all hosts."""
+    """Whether this process writes the outputs: the only process, or rank 0 of all hosts."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def inside() -> bool:
-    """True in a worker process. Also lets the worker speak on the stage's own stderr, not the launcher's."""
+    """Whether this is a worker process. Connects a worker to the stage's own stderr instead of Accelerate's."""
     if _STDERR not in os.environ:
         return False
-    with contextlib.suppress(OSError):  # no /proc: the launcher's stderr will do
+    with contextlib.suppress(OSError):  # without /proc it keeps Accelerate's stderr
         os.dup2(os.open(os.environ[_STDERR], os.O_WRONLY | os.O_APPEND), 2)
     end_with_parent()
     _note("pid").write_text(str(os.getpid()))
@@ -69,40 +69,34 @@ def inside() -> bool:
 
 
 def _note(kind: str) -> Path:
-    """What this worker leaves for the process that launched it."""
+    """A file that this worker leaves for the launching process."""
     return Path(os.environ[WORKERS], f"{os.environ['RANK']}.{kind}")
-
-
-def end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the parent dies, however it dies."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 @contextlib.contextmanager
 def quiet_when_left_alone() -> Iterator[None]:
-    """A collective that fails because another process died is no fault of this one: the launcher says whose it was.
+    """End without an error message if a collective fails because of another process, which the launcher then names.
 
-    To be entered last, as the end of a tracker may take longer than the launcher waits to hear of it.
+    Enter this context innermost: closing the tracker may take longer than the launcher waits for this process's note.
     """
     try:
         yield
     except RuntimeError as error:
         if WORKERS not in os.environ or not re.search(r"gloo|NCCL|Connection (closed|reset)", str(error)):
             raise
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's, which would interrupt the way out
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Accelerate sends one, which would interrupt the wait
         _note("alone").touch()
         until = time.monotonic() + 2 * _REPORT
         while time.monotonic() < until and not Path(os.environ[WORKERS], "judged").exists():
             time.sleep(0.1)
         sys.stdout.flush()
-        os._exit(_LEFT_ALONE)  # at once: no process answers when collectives shut down
+        os._exit(_LEFT_ALONE)  # at once: shutting down the process group would wait for processes that do not answer
 
 
 def free_port() -> int:
-    """A free TCP port for processes to meet at.
+    """A free TCP port for the process group.
 
-    None of those that the system gives to outgoing connections, which might take it before it is listened on.
+    It is outside the ephemeral range, so that the system cannot give it to an outgoing connection first.
     """
     for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
         with contextlib.suppress(OSError), socket.socket() as probe:
@@ -112,7 +106,7 @@ def free_port() -> int:
 
 
 def relaunch(count: int) -> bool:
-    """Run this very command on `count` processes; whether rank 0 was one of this host's. Exits where they fail."""
+    """Run this same command on `count` processes. Returns whether rank 0 ran on this host. Exits if they fail."""
     from selfsup.processes.accelerator import rank_timeout
 
     patience = rank_timeout().total_seconds()
@@ -127,7 +121,7 @@ def relaunch(count: int) -> bool:
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     with tempfile.TemporaryFile() as noise, tempfile.TemporaryDirectory() as folder:
         own = {_STDERR: f"/proc/{os.getpid()}/fd/2", WORKERS: folder, "OMP_NUM_THREADS": threads}
-        # in a session of its own: a second signal, the terminal's own Ctrl-C, would end the launcher before its workers
+        # A session of its own: the terminal's Ctrl-C, as a second signal, would end Accelerate before its workers.
         child = subprocess.Popen(
             [*launcher, *sys.argv],
             env=os.environ | own,
@@ -146,27 +140,27 @@ def relaunch(count: int) -> bool:
             signal.signal(number, pass_on)
         hung = wait(child, Path(folder), patience, lambda: bool(stopped))
         noise.seek(0)
-        said = noise.read().decode(errors="replace")
+        printed = noise.read().decode(errors="replace")
         first_was_here = (Path(folder) / "0.pid").exists()
     if child.returncode and stopped:
         sys.exit(128 + stopped[0])
     if child.returncode:
-        sys.exit(last_word(said, hung, child.returncode) or 1)
+        sys.exit(cause(printed, hung, child.returncode) or 1)
     return first_was_here
 
 
 def wait(child: subprocess.Popen, folder: Path, patience: float, stopping: Callable[[], bool]) -> list[int]:
-    """Wait for the workers' end, enforce it where they do not stop, and return the ranks that did not answer.
+    """Wait until the workers have exited, kill those that do not stop in time, and return the ranks that hung.
 
-    When a process dies or does not answer, the others' collectives fail and they say so in `folder`: who does not say
-    it, and is alive, is the one. When some have ended, nobody waits for the others any more: who then does nothing for
-    `patience` seconds does not answer either.
+    When a process hangs, the collectives of the others fail, and each of them leaves a note in `folder`. A live process
+    that left no note is the one that hangs. After some processes have exited, one that uses no CPU for `patience`
+    seconds counts as hung, too.
     """
     import psutil
 
     hung: list[int] = []
     end = judge = float("inf")
-    busy, spent = time.monotonic(), -1.0  # when the workers that are left were last seen to do something
+    busy, spent = time.monotonic(), -1.0  # when the remaining workers last used the CPU, and their CPU seconds then
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(0.2)
@@ -199,51 +193,45 @@ def wait(child: subprocess.Popen, folder: Path, patience: float, stopping: Calla
 
 
 def working(pid: str) -> Any:
-    """The `psutil.Process` of that number, None when it has ended."""
+    """The `psutil.Process` with this id, None if it has exited."""
     import psutil
 
-    with contextlib.suppress(psutil.NoSuchProcess, ValueError):  # a number that is being written yet
+    with contextlib.suppress(psutil.NoSuchProcess, ValueError):  # the id is still being written
         process = psutil.Process(int(pid))
         return process if process.status() != psutil.STATUS_ZOMBIE else None
     return None
 
 
-def last_word(said: str, hung: list[int], status: int = 1) -> str:
-    """The line to add to the workers' own: none when one of them ended by itself, having printed its error."""
+def cause(printed: str, hung: list[int], status: int = 1) -> str:
+    """The error message of the launcher, from what Accelerate printed. Empty if a worker has printed its own."""
     entry = re.compile(r"^\s+rank\s*:\s*(\d+).*?exitcode\s*:\s*(-?\d+)", re.M | re.S)
-    codes = [(int(rank), int(code)) for rank, code in entry.findall(said)]
+    codes = [(int(rank), int(code)) for rank, code in entry.findall(printed)]
     if hung:
         return f"error: process {hung[0]} did not answer for RANK_TIMEOUT and was stopped; {_AGAIN}"
-    killed = [(rank, -code) for rank, code in codes if code < 0 and -code != signal.SIGTERM]  # which ends the others
+    # Accelerate itself ends the other processes by SIGTERM.
+    killed = [(rank, -code) for rank, code in codes if code < 0 and -code != signal.SIGTERM]
     if killed:
         rank, number = killed[0]
         return f"error: process {rank} was killed by signal {number}; {_AGAIN}"
     if codes and all(code in (_LEFT_ALONE, -signal.SIGTERM) for _, code in codes):
-        return "error: the processes lost one another; NCCL_DEBUG=INFO shows why, GLOO_SOCKET_IFNAME names the network"
+        return (
+            "error: the processes lost their connections; set NCCL_DEBUG=INFO to see why, "
+            "or GLOO_SOCKET_IFNAME to choose the network"
+        )
     if status < 0:
-        return f"error: the processes' launcher was killed by signal {-status}; {_AGAIN}"
+        return f"error: the launcher of the processes was killed by signal {-status}; {_AGAIN}"
     if codes:
         return ""
-    lines = [line for line in said.splitlines() if line.strip()] or ["it printed nothing"]
+    lines = [line for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
     return (
         f"error: the processes could not be started ({lines[-1].strip()[:300]}); check ACCELERATE_ARGS; "
-        f"all that the launcher printed is in {keep_fault(said)}"
+        f"the launcher's whole output is in {keep_fault(printed)}"
     )
 
 
-def stop_on_sigterm() -> None:
-    """Let a polite kill end the run like Ctrl-C does: clean-up runs, the tracker says KILLED."""
-
-    def stop(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the clean-up
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, stop)
-
-
 def assert_world(count: int) -> None:
-    """A launcher that silently starts one process must not pass unnoticed."""
+    """Raise `UserError` unless `count` processes run: some arguments make Accelerate start one process silently."""
     from selfsup.nn.distributed import world
 
     if world() != count:
-        raise UserError(f"NPROC={count} was asked for but {world()} processes run; see ACCELERATE_ARGS")
+        raise UserError(f"NPROC={count}: {world()} processes run instead; check ACCELERATE_ARGS")

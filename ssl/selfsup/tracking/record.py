@@ -1,10 +1,11 @@
-"""How the stages' MLflow runs hang together: one parent run per experiment, and a run nested in it for each stage.
+"""Which MLflow run a stage is recorded in: one parent run per experiment, and one nested run per stage.
 
-A pretraining opens a parent with its parameters. The first evaluation of its weights with just these parameters is
-recorded there; any other evaluation of the same weights (other parameters, features of baselines or code) opens a
-parent of its own, with its parameters and the tag `training`, the id of the training's parent. Which parent is whose
-is noted in .cache/runs, outside of all that DVC hashes: two trainings that end with the same bits are the same out.
-A stage that is run again, after a kill or by force, is the same run; what a finished run holds is never changed.
+Pretraining opens a parent run with its parameters. The first evaluation of its weights with the same parameters is
+recorded in this parent. Any other evaluation of the weights (other parameters, features of baselines or code) opens a
+new parent with its own parameters; its tag `training` is the id of the training's parent. The files in .cache/runs
+record which parent belongs to which weights. They are outside of everything that DVC hashes, because two trainings that
+end with the same bits have the same output. A stage that is repeated, after a kill or by force, continues its run. The
+content of a finished run is never changed.
 """
 
 import json
@@ -27,7 +28,7 @@ NOTHING = Run(None, None)
 
 
 def _tags(checksum: str) -> dict[str, Any]:
-    torch = sys.modules.get("torch")  # a stage that does without it has one process on a CPU
+    torch = sys.modules.get("torch")  # a stage without torch is one process on a CPU
     gpu = torch is not None and torch.cuda.is_available()
     processes = torch.distributed.get_world_size() if torch is not None and torch.distributed.is_initialized() else 1
     device = torch.cuda.get_device_name() if torch is not None and gpu else "cpu"
@@ -35,12 +36,12 @@ def _tags(checksum: str) -> dict[str, Any]:
 
 
 def _used(params: Params) -> dict[str, Any]:
-    """The parameters that a parent run has."""
+    """The parameters that are recorded in a parent run."""
     return params.model_dump(exclude={"methods", "tracking"}) | {"knobs": params.methods[params.method]}
 
 
 def _keys(resume: Path, *names: str) -> dict[str, str]:
-    """Keys of runs, which a training that is resumed from `resume` continues."""
+    """Keys of runs, by name. A training that resumes from the folder `resume` continues the same runs."""
     note = resume / "run.json"
     if not note.exists():
         note.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,7 @@ def _keys(resume: Path, *names: str) -> dict[str, str]:
 def single(
     params: Params, stage: str, chief: bool, values: Mapping[str, Any], checksum: str = "", resume: Path | None = None
 ) -> Iterator[Run]:
-    """A run of its own, for a stage that does not depend on `method`. Only the chief process records."""
+    """A run without a parent, for a stage that does not depend on `method`. Only the chief process records."""
     if not chief or not params.tracking.enabled:
         yield NOTHING
         return
@@ -63,7 +64,7 @@ def single(
 
 @contextmanager
 def training(params: Params, chief: bool, checksum: str, resume: Path) -> Iterator[tuple[Run, Run]]:
-    """Pretrain's parent run and, nested in it, pretrain's own; a training that is resumed continues both."""
+    """The parent run of a training and, nested in it, the run of the stage. A resumed training continues both."""
     if not chief or not params.tracking.enabled:
         yield NOTHING, NOTHING
         return
@@ -76,7 +77,7 @@ def training(params: Params, chief: bool, checksum: str, resume: Path) -> Iterat
 
 
 def trained(params: Params, parent: Run, weights: str) -> None:
-    """Note under the digest of its weights which training they come from, for later stages."""
+    """Record for later stages which training the weights with this digest come from."""
     if parent.key is not None:
         with _notes(weights) as notes:
             own = {"parent": parent.key, "values": digests.of_values(_used(params))}
@@ -87,10 +88,10 @@ def trained(params: Params, parent: Run, weights: str) -> None:
 def nested(
     params: Params, stage: str, weights: str, origin: Mapping[str, Any] | None = None, chief: bool = True
 ) -> Iterator[tuple[Run, Run]]:
-    """The parent run that a later stage belongs to, and a run of the stage in it.
+    """The parent run of a stage after pretraining, and a run of the stage nested in it.
 
-    `weights` is the digest of the weights that are looked at. `origin` is all that the evaluation's figures are
-    computed from, by protocol; none: the stage belongs to the training.
+    `weights` is the digest of the weights that the stage reads. `origin` describes everything that the figures of an
+    evaluation are computed from, by protocol. None: the stage belongs to the training.
     """
     if not chief or not params.tracking.enabled:
         yield NOTHING, NOTHING
@@ -109,9 +110,9 @@ def nested(
 
 
 def _parent(weights: str, values: str, origin: Mapping[str, Any] | None) -> tuple[str, str | None]:
-    """The key of the parent run, and that of the training's if it is another one."""
+    """The key of the parent run, and the key of the training's parent if that is another run."""
     with _notes(weights) as notes:
-        if not notes["trainings"]:  # recorded elsewhere, or not at all
+        if not notes["trainings"]:  # trained without tracking, or on another machine
             notes["trainings"].append({"parent": uuid.uuid4().hex, "values": values})
         alike = [one["parent"] for one in notes["trainings"] if one["values"] == values]
         source = alike[-1] if alike else notes["trainings"][-1]["parent"]
@@ -129,7 +130,7 @@ def _parent(weights: str, values: str, origin: Mapping[str, Any] | None) -> tupl
 
 @contextmanager
 def _notes(weights: str) -> Iterator[dict[str, Any]]:
-    """What is noted of the runs around these weights; changes are kept."""
+    """The recorded runs that trained or evaluated these weights. Changes to the dictionary are saved."""
     from filelock import FileLock
 
     path = Path(os.environ.get("DVC_ROOT", "."), ".cache", "runs", f"{weights}.json")

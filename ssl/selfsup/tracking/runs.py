@@ -1,12 +1,12 @@
-"""Experiment tracking: a stage is an MLflow run, kept by a writer process beside it (`writer.py`).
+"""Experiment tracking: a stage is an MLflow run, recorded by a writer process beside it (`writer.py`).
 
-The writer is a process of its own because importing MLflow takes seconds of pure Python, which in a thread would hold
-up the stage, and because its client blocks and prints. The stage only puts JSON lines into a pipe, without ever waiting
-for room in it. A stage that is killed outright closes the pipe, so that its runs still end as KILLED.
+The writer is a separate process, because importing MLflow takes seconds of pure Python, which in a thread would slow
+the stage, and because MLflow's client blocks and prints. The stage only writes JSON lines into a pipe, and never waits
+for room in it. When a stage is killed by SIGKILL the pipe closes, and the writer ends the runs as KILLED.
 
-A run is known by a key of its own, from the first moment and whether or not the store can be had. What a store does
-not take is kept in `.cache/tracking` and delivered by the next stage that reaches it. The end of a stage waits for its
-store for 60 s at most, for 5 s when the store never answered, and for 4 s when the stage was interrupted.
+A run has a key from the start, whether or not the store can be reached. What the store does not take is kept in
+`.cache/tracking` and delivered by the next stage that reaches the store. At its end a stage waits for its store at most
+60 s, at most 5 s if the store never answered, and at most 4 s if the stage was interrupted.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from types import FrameType
+from selfsup.processes.signals import stop_on_sigterm
 
+if TYPE_CHECKING:
     from selfsup.params import Tracking
 
 _log = logging.getLogger(__name__)
-_REACHED, _UNREACHED, _KILLED = 60.0, 5.0, 4.0  # seconds that the end of a stage waits for its store, at most
-_BACKLOG = 16_000_000  # bytes kept for a writer that does not read
+_REACHED, _UNREACHED, _KILLED = 60.0, 5.0, 4.0  # seconds that a stage waits for its store at its end, at most
+_BACKLOG = 16_000_000  # bytes kept in memory while the writer does not read
 _WRITER = Path(__file__).with_name("writer.py")
 _ENVIRONMENT = {  # of the writer
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -55,17 +55,17 @@ def start(
     tags: Mapping[str, Any] | None = None,
     training: str | None = None,
 ) -> Run:
-    """Open a run; returns at once. To be called by one process of a stage only.
+    """Open a run and return at once. Only one process of a stage may call this.
 
-    `parent` is the run to nest it under, or its key. `resume` is the key of the run to continue, if the store has it: a
-    finished one only takes metrics, and of these only steps after its last. `values` are parameters, nested
-    dictionaries becoming `a.b.c`. `training` is the key of a run whose id becomes the tag `training`. Raises nothing
-    when the store cannot be reached.
+    `parent` is the run to nest it under, or the key of that run. `resume` is the key of the run to continue, if the
+    store has it: a finished run only takes metrics, and only steps after its last one. `values` are parameters; nested
+    dictionaries become `a.b.c`. `training` is the key of a run whose id becomes the tag `training`. Raises nothing when
+    the store cannot be reached.
     """
     if not tracking.enabled:
         return Run(None, None)
     root = Path(os.environ.get("DVC_ROOT") or ".").resolve()
-    # Relative, as MLflow misreads what the name of a folder above may hold, such as % or ?.
+    # A relative path, because MLflow misreads characters such as % or ? in the names of parent folders.
     uri = tracking.uri or f"sqlite:///{os.path.relpath(root / 'mlflow.db')}"
     if uri not in _channels or _channels[uri].over:
         _channels[uri] = _Channel(uri, root / ".cache" / "tracking")
@@ -92,7 +92,7 @@ def start(
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested parameters as one level of text: `{"a": {"b": [1, None]}}` becomes `{"a.b": "[1, null]"}`."""
+    """Flatten nested parameters to one level of text: `{"a": {"b": [1, None]}}` becomes `{"a.b": "[1, null]"}`."""
     flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -105,40 +105,40 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 class Run:
     """A run of a stage. As a context manager it ends as FINISHED, FAILED (exception) or KILLED (Ctrl-C, SIGTERM).
 
-    No method raises or waits because of the store: a server that is down costs a line on stderr.
+    No method raises or waits because of the store. If the server is down, one line on stderr says so.
     """
 
     def __init__(self, channel: _Channel | None, key: str | None):
-        """No channel: tracking is off, and nothing is written."""
+        """Without a channel tracking is off, and nothing is written."""
         self._channel = channel
         self.key = key
         self._ended = False
 
     def metrics(self, values: Mapping[str, Any], step: int) -> None:
-        """One point of each curve; values are numbers or tensors []. Infinities are recorded as NaN."""
+        """Add one point to each curve. Values are numbers or tensors []. Infinities are recorded as NaN."""
         numbers = {key: float(value) for key, value in values.items()}
         self.send({"metrics": numbers, "step": int(step), "time": _now()})
 
     def artifact(self, path: Path | str, folder: str = "") -> None:
-        """Keep a file or a folder, which must stay as it is until `finish`, in the run's `folder`."""
+        """Upload a file or a folder into the run's `folder`. It must not change until `finish`."""
         self.send({"artifact": str(Path(path).resolve()), "folder": folder})
 
     def finish(self, status: str = "FINISHED") -> None:
-        """End the run as FINISHED, FAILED or KILLED; further calls do nothing. The last run waits for the store."""
+        """End the run as FINISHED, FAILED or KILLED. Further calls do nothing. The last run waits for the store."""
         self.send({"finish": status, "time": _now()})
         if self._channel and not self._ended:
             self._channel.finish(status)
         self._ended = True
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Tell the writer, in the words of `writer.py`."""
+        """Send a message to the writer; `Writer.take` lists the messages."""
         if self._channel and not self._ended:
             self._channel.send({"run": self.key, **message})
 
     def __enter__(self) -> Run:
         self._handler = None
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._handler = signal.signal(signal.SIGTERM, _terminated)
+            self._handler = stop_on_sigterm()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
@@ -160,22 +160,18 @@ def _now() -> int:
 
 
 def _interrupted() -> float:
-    """Seconds to wait when interrupted: less where an alarm is about to end the process."""
+    """Seconds to wait when interrupted: fewer if an alarm is about to end the process."""
     left = signal.getitimer(signal.ITIMER_REAL)[0]
     return min(_KILLED, max(0.0, left - 1)) if left else _KILLED
 
 
-def _terminated(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)
-
-
 class _Channel:
-    """The stage's end of the pipes to the writer of one store. The writer ends with the stage."""
+    """The stage's end of the pipes to the writer of one store. The writer exits after the stage."""
 
     def __init__(self, uri: str, spool: Path):
         self.uri, self.spool = uri, spool
-        self.over = False  # the writer hears no more
-        self._open: set[str] = set()  # keys of the runs that the writer is not done with
+        self.over = False  # the writer no longer reads
+        self._open: set[str] = set()  # keys of the runs that the writer has not finished
         self._running = 0
         self._reached = uri.startswith("sqlite:")
         self._unsent = self._unread = b""
@@ -192,14 +188,14 @@ class _Channel:
             )
         except OSError as error:
             self.over = True
-            self._warn(f"cannot start its writer ({error}); nothing is recorded")
+            self._warn(f"the writer cannot be started ({error}); nothing is recorded")
             return
         self._pipes = self._writer.stdin.fileno(), self._writer.stdout.fileno()  # type: ignore[union-attr]
         os.set_blocking(self._pipes[0], False)
         self._put({"uri": uri, "spool": str(spool), "stage": os.getpid()})
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Send what the pipe has room for, keep the rest, and hear what the writer has to say."""
+        """Send as much as the pipe has room for, keep the rest, and read the writer's reports."""
         if "open" in message:
             self._open.add(message["run"])
             self._running += 1
@@ -208,7 +204,7 @@ class _Channel:
             pass
 
     def finish(self, status: str) -> None:
-        """A run ended. The last one waits until the writer is done with all, but not for too long."""
+        """Count a run as ended. After the last one, wait a limited time until the writer has finished all runs."""
         self._running -= 1
         if self._running:
             return
@@ -219,11 +215,11 @@ class _Channel:
                 self._listen(left)
             else:
                 self._warn(
-                    f"{self.uri} is slow: what it has not taken is kept in {self.spool} until a stage reaches it"
+                    f"{self.uri} is slow; what it has not received is kept in {self.spool} and sent by the next stage"
                 )
                 self._close()
         if self._dropped:
-            self._warn(f"{self._dropped} messages are lost, as the writer of {self.uri} did not take them")
+            self._warn(f"{self._dropped} messages are lost because the writer of {self.uri} did not read them")
 
     def _put(self, message: Mapping[str, Any]) -> None:
         if self.over or len(self._unsent) > _BACKLOG:
@@ -241,7 +237,7 @@ class _Channel:
             self._stopped()
 
     def _listen(self, seconds: float) -> bool:
-        """Go on sending and listening; False if nothing happened within `seconds`."""
+        """Send and read what is possible. False if the writer reported nothing within `seconds`."""
         to, back = self._pipes
         readable, writable, _ = select.select([back], [to] if self._unsent else [], [], seconds)
         if readable:
@@ -268,13 +264,13 @@ class _Channel:
         self._close()
 
     def _close(self) -> None:
-        """Leave the writer to itself: it ends soon after the pipe does."""
+        """Close the pipes. The writer exits soon afterwards."""
         self.over = True
         for pipe in (self._writer.stdin, self._writer.stdout):
             pipe.close()  # type: ignore[union-attr]
 
     def _warn(self, what: str) -> None:
-        """Print a line, without the password that a URI may hold."""
+        """Log a warning, without the password that a URI may contain."""
         _log.warning("tracking: %s", re.sub(r"//[^/@\s]+@", "//***@", what))
 
 

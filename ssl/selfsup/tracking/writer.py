@@ -1,9 +1,10 @@
-"""The process that writes a stage's runs to their store; `runs.py` starts it.
+"""The process that sends a stage's runs to their store; `runs.py` starts it.
 
-Reads JSON lines from stdin: the store's URI first, then messages that each have the key of a run, to `open` it, with
-`metrics` and `artifact`, and to `finish` it. Writes to stdout when it reached the store, the keys of runs that are
-dealt with, and warnings. What the store does not take is kept in files, in the `spool` folder, that the next writer of
-the same store delivers. The stage's death, or the end of its input, ends the writer within `_AFTER` seconds.
+It reads JSON lines from stdin. The first one has the store's URI. Every other one has the key of a run and is of one of
+four kinds: `open`, `metrics`, `artifact`, `finish`. It writes JSON lines to stdout: that it has reached the store, the
+keys of runs that it has finished, and warnings. What the store does not take is kept in files in the folder `spool`,
+which the next writer of the same store delivers. The writer exits at most `_AFTER` seconds after its stage or after
+the end of its input.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ from selfsup.tracking.store import Record, Store, database
 _GATHER = 5.0  # seconds of points that go into one request
 _SAMPLE = 15.0  # seconds between two readings of processor, memory and disk
 _PATIENCE = 60.0  # seconds that a server may take to answer while the stage works
-_RETRY = 30.0  # seconds between two tries to reach a store that does not answer, at most
-_POINTS = 200_000  # metric values of a run that are kept while the store does not answer
+_RETRY = 30.0  # seconds between two attempts to reach a store that does not answer, at most
+_POINTS = 200_000  # metric values per run that are kept while the store does not answer
 _AFTER = 60.0  # seconds that a writer may outlive its stage
 
 
 class Writer:
-    """Keeps what the stage sends until the store has it. One thread listens to the stage, another delivers."""
+    """Keeps what the stage sends until the store has it. One thread reads from the stage, another one delivers."""
 
-    exit = staticmethod(os._exit)  # at once: idle connections have nothing to say
+    exit = staticmethod(os._exit)  # at once: idle connections have nothing to send
 
     def __init__(self, uri: str, stage: IO[str], spool: Path):
         self.uri, self.stage, self.spool = uri, stage, spool
         self.store = Store(uri)
         self.open: dict[str, Record] = {}  # by key
-        self.left: dict[Path, Record] = {}  # what earlier writers left behind
-        self.claim: Any = None  # on the left, which one writer at a time delivers
+        self.left: dict[Path, Record] = {}  # records that earlier writers could not deliver
+        self.claim: Any = None  # the lock on these records, which one writer at a time delivers
         self.lost: list[str] = []
-        self.dropped = 0  # points that there was no room for
-        self.reason = ""  # why the store cannot be had; none: it can
+        self.dropped = 0  # points beyond `_POINTS`
+        self.reason = ""  # why the store cannot be reached; empty: it can
         self.pause = self.retry_at = self.sample_at = 0.0
         self.failures = 0
         self.over = False  # the stage is gone
@@ -55,12 +56,13 @@ class Writer:
         self.keeping = threading.Lock()
 
     def listen(self, lines: IO[str]) -> None:
-        """Take in what the stage says until it ends."""
+        """Read the stage's messages until its end."""
         for line in lines:
             self.take(json.loads(line))
         self.end()
 
     def take(self, message: dict[str, Any]) -> None:
+        """Add a message to the record of its run."""
         match message:
             case {"run": key, "open": opening}:
                 self.open[key] = Record(opening)
@@ -73,19 +75,19 @@ class Writer:
             case {"run": key, "metrics": values, "step": step, "time": at}:
                 points = self.open[key].points
                 if len(points) < _POINTS:
-                    # The store would keep an infinity as 1.8e308, which flattens every curve.
+                    # MLflow would store an infinity as 1.8e308, which flattens the curve.
                     points += [[k, v if math.isfinite(v) else math.nan, at, step] for k, v in values.items()]
                 else:
                     self.dropped += len(values)
 
     def end(self) -> None:
-        """The stage is gone: what can still be delivered is, for a while."""
+        """The stage has ended: exit after `_AFTER` seconds, even if something is not delivered."""
         self.over = True
         self.news.set()
         threading.Timer(_AFTER, self.leave).start()
 
     def watch(self, stage: int) -> None:
-        """Notice that the stage was killed even when its own children still hold the pipe."""
+        """Notice that the stage was killed, even if its child processes keep the pipe open."""
         while os.getppid() == stage:
             time.sleep(1)
         self.end()
@@ -104,15 +106,15 @@ class Writer:
         self.leave(patient=True)
 
     def close(self) -> None:
-        """The stage waits: deliver all, or keep it for the next writer."""
+        """Deliver everything, or keep it for the next writer. The stage is waiting."""
         while not self.deliver(3.0 if self.reason or self.over else _PATIENCE):
             if "is locked" not in self.reason:
                 self.keep()
                 return
-            time.sleep(0.2)  # another process will have done with it soon
+            time.sleep(0.2)  # another process uses the database for a moment
 
     def deliver(self, patience: float) -> bool:
-        """Send what is waiting, the oldest first. False if the store cannot be had, which is asked again later."""
+        """Send what is waiting, the oldest first. False if the store cannot be reached."""
         try:
             self.store.reach(not self.store.client or bool(self.reason), patience)
             self.say(reached=True)
@@ -125,40 +127,41 @@ class Writer:
                     self.account([])
                     del self.open[key]
                     self.say(ended=key)
-        except Exception as error:  # noqa: BLE001 - whatever a store does, the stage goes on
+        except Exception as error:  # noqa: BLE001 - no error of a store may stop the stage
             self.fail(error)
             return False
         if failed:
-            del self.left[failed]  # the fault is its own: it stays where it is
+            del self.left[failed]  # the store works, so the record is at fault: its file stays
         if not self.left and self.claim:
             self.claim = self.claim.release()
         self.reason, self.pause, self.failures = "", 0.0, 0
         return True
 
     def fail(self, error: Exception) -> None:
+        """Record why the store cannot be reached, and when to try again."""
         self.reason = " ".join(str(error).split())[:200]
         self.failures += 1
         self.pause = min(_RETRY, 2 * self.pause + 1)
         self.retry_at = time.monotonic() + self.pause
-        if self.failures == 5:  # a while: a shorter one is not worth a line
-            self.say(warning=f"{self.uri} cannot be had; the stage goes on, and what it misses is kept ({self.reason})")
+        if self.failures == 5:  # a shorter failure is not worth a line
+            self.say(warning=f"{self.uri} cannot be reached ({self.reason}); the stage continues, and its run is kept")
 
     def upload(self, record: Record, old: bool = False) -> None:
-        """Send a run's files; one that is gone, or that has become another since, is left out."""
+        """Send a run's files. A file that is gone, or has changed since an earlier stage, is left out."""
         while record.files:
             path = Path(record.files[0]["artifact"])
             try:
                 if old and state(path) != record.files[0]["state"]:
-                    raise FileNotFoundError("it has changed since, or is gone")
+                    raise FileNotFoundError("it has changed since then, or is gone")
                 self.store.upload(record)
             except Exception as error:
                 if not old and (not isinstance(error, OSError) or hasattr(error, "request")):
-                    raise  # the store's fault, which may pass
+                    raise  # an error of the store, which may be temporary
                 self.lost.append(f"artifact {path} ({error})")
                 del record.files[0]
 
     def find_left(self) -> None:
-        """Take over what earlier writers of this store left, unless another process does just now."""
+        """Take over the records that earlier writers of this store left, unless another writer is delivering them."""
         from filelock import FileLock, Timeout
 
         files = sorted(self.spool.glob(f"{self.mark()}-*.json"))
@@ -171,29 +174,29 @@ class Writer:
         for path in files if self.claim else []:
             try:
                 self.left[path] = Record(**json.loads(path.read_text()))
-            except (OSError, ValueError, TypeError) as error:  # delivered by now, or damaged
+            except (OSError, ValueError, TypeError) as error:  # already delivered, or damaged
                 if path.exists():
-                    self.say(warning=f"{path} is damaged and cannot be delivered: {error}; delete it")
+                    self.say(warning=f"{path} is damaged and cannot be delivered ({error}); delete it")
 
     def deliver_left(self) -> Path | None:
-        """Deliver what earlier writers left, up to the first that fails, which is given back."""
+        """Deliver the records of earlier writers up to the first that fails, whose path is returned."""
         for path, record in list(self.left.items()):
             try:
                 self.lost += self.store.deliver(record, old=True)
                 self.upload(record, old=True)
-            except Exception:  # noqa: BLE001 - if it is the store, the stage's own runs will say so
+            except Exception:  # noqa: BLE001 - if the store is at fault, the stage's own runs fail too
                 return path
             path.unlink(missing_ok=True)
             del self.left[path]
         return None
 
     def mark(self) -> str:
-        """Names what is kept for this store, without the password its URI may hold and wherever the project lies."""
+        """The store's name in file names: without the URI's password, and unchanged when the project moves."""
         local = os.path.relpath(database(self.uri), self.spool.resolve())
         return hashlib.sha256((self.uri if self.store.remote else local).encode()).hexdigest()[:16]
 
     def keep(self) -> None:
-        """Put what was not delivered into files, and give an account of it."""
+        """Write to files what was not delivered, and report it."""
         with self.keeping:
             kept = list(self.open.values())
             try:
@@ -211,18 +214,18 @@ class Writer:
                 self.say(ended=key)
 
     def account(self, kept: list[Record]) -> None:
-        """Say what is kept and what is lost, if anything is."""
+        """Report what is kept and what is lost, if anything is."""
         if self.dropped:
             self.lost.append(f"{self.dropped} points, too many to keep")
-        said = [f"{count(kept)} are kept in {self.spool} until a stage reaches it ({self.reason})"] if kept else []
+        parts = [f"{count(kept)} are kept in {self.spool} and sent by the next stage ({self.reason})"] if kept else []
         if self.lost:
-            said.append(f"lost: {'; '.join(self.lost)}"[:500])
-        if said:
-            self.say(warning=f"{self.uri}: {'; '.join(said)}")
+            parts.append(f"lost: {'; '.join(self.lost)}"[:500])
+        if parts:
+            self.say(warning=f"{self.uri}: {'; '.join(parts)}")
         self.lost, self.dropped = [], 0
 
     def leave(self, patient: bool = False) -> None:
-        """End the runs as killed unless they have an end, keep what is left, and end the process."""
+        """End the process: runs without an end are KILLED, and what cannot be delivered is kept."""
         now = round(time.time() * 1000)
         for record in list(self.open.values()):
             record.end = record.end or ["KILLED", now]
@@ -239,27 +242,30 @@ class Writer:
             self.store.sample(record)
 
     def say(self, **message: Any) -> None:
+        """Send a report to the stage."""
         with suppress(OSError):  # the stage was killed
             self.stage.write(json.dumps(message) + "\n")
 
 
 def count(records: list[Record]) -> str:
+    """How much is waiting in records, in words."""
     points, files = sum(len(record.points) for record in records), sum(len(record.files) for record in records)
     return f"{points} points and {files} artifacts of {len(records)} runs"
 
 
 def state(path: Path) -> list[Any]:
-    """What tells a file or folder from a later one in its place: names, sizes and times."""
+    """Names, sizes and times of the files, which distinguish a file or folder from a later one in its place."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
 
 
 def main() -> None:
+    """Serve the stage that started this process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the end of input says when to stop
+        signal.signal(number, signal.SIG_IGN)  # the writer ends when its input ends
     stage = os.fdopen(os.dup(1), "w", buffering=1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # MLflow prints of migrations and pages to view
+    os.dup2(nowhere, 1)  # MLflow prints migrations and addresses of pages
     os.dup2(nowhere, 2)
     first = json.loads(sys.stdin.readline())
     writer = Writer(first["uri"], stage, Path(first["spool"]))

@@ -15,7 +15,7 @@ from selfsup.features.store import WEIGHTS
 from selfsup.features.writer import write_feature_set
 from selfsup.files import write_json
 from selfsup.params import Params
-from selfsup.processes import launch
+from selfsup.processes import launch, signals
 from selfsup.processes.accelerator import make_accelerator
 from selfsup.tracking import record
 from selfsup.training.build import build_task, method_params
@@ -29,7 +29,7 @@ def extract(params: Params) -> None:
         launch.check_devices(count)
         launch.relaunch(count)
         return
-    launch.stop_on_sigterm()
+    signals.stop_on_sigterm()
     with launch.quiet_when_left_alone():
         work(params, count, verified=worker)
 

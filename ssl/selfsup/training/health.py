@@ -1,8 +1,6 @@
 """Whether a run's numbers are still numbers, and how large its gradients are."""
 
 import json
-import signal
-import time
 from pathlib import Path
 
 import torch
@@ -12,6 +10,7 @@ from selfsup.data.loader import Split, train_ids
 from selfsup.errors import UserError
 from selfsup.nn.distributed import rank, world
 from selfsup.params import Pretrain
+from selfsup.processes import signals
 from selfsup.task import Task
 
 NEVER = 2**62
@@ -45,9 +44,7 @@ def stop_if_not_finite(bad: Tensor, split: Split, seed: int, settings: Pretrain,
     if worst == NEVER:
         return
     if rank():
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(60)  # the first process says it, and its end is the end of the others
-        raise SystemExit(1)
+        signals.wait_to_be_stopped()  # rank 0 prints the error
     step = int(worst)
     (ids,) = train_ids(split.samples, seed, settings.batch_size, range(step, step + 1))
     listed = resume / "not-finite.json"

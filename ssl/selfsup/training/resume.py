@@ -1,6 +1,6 @@
-"""What unfinished runs left in .resume, one folder a run: what it is of, whether it is in use, what it differs in.
+"""Folders of unfinished runs in .resume, one per run: the run's parameters, whether it is in use, how runs differ.
 
-`python -m selfsup.training.resume` lists the folders with age and size; `--remove` removes those that no process uses.
+`python -m selfsup.training.resume` lists the folders with age and size. `--remove` deletes those that no process uses.
 """
 
 import argparse
@@ -20,19 +20,19 @@ from selfsup.errors import one_line_errors
 from selfsup.files import replaced
 
 PLACE = ".resume"  # in the project's root
-NOTE = "of.json"  # in a run's folder: what the run is of
+NOTE = "of.json"  # in a run's folder: everything that its checkpoints depend on
 ROLES = ("run", "writer")  # of the locks beside a folder
-LIKE = 3  # parameters in which a run differs from one that is said to be like it, at most
-WHY = {  # a run that differs in one of these alone starts anew
+LIKE = 3  # a run that differs in at most this many parameters counts as similar
+WHY = {  # why a run that differs only in this does not resume
     "pretrain.epochs": "because schedules depend on the length",
-    "data": "because its images are others",
+    "data": "because its images are different",
     "code": "because the code that trains has changed",
 }
 _log = logging.getLogger(__name__)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections by their dotted names."""
+    """Flatten nested sections to dotted names."""
     out: dict[str, Any] = {}
     for name, value in values.items():
         out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
@@ -40,7 +40,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def lock(folder: Path, role: str) -> FileLock:
-    """The lock beside a run's folder; it ends with the process that holds it."""
+    """The lock beside a run's folder. It is released when the process that holds it exits."""
     return FileLock(folder.with_suffix(f".{role}.lock"))
 
 
@@ -49,12 +49,13 @@ class Left:
     """A run's folder."""
 
     folder: Path
-    of: dict[str, Any] | None  # None: written before folders had a note
-    step: int  # of the newest checkpoint, 0: none
+    of: dict[str, Any] | None  # content of `NOTE`; None: written by a version without it
+    step: int  # of the newest checkpoint; 0: no checkpoint
     bytes: int
     touched: float  # seconds since 1970
 
     def title(self) -> str:
+        """Stage, method, epochs and seed of the run."""
         if self.of is None:
             return f"{self.folder.name.rpartition('-')[0]}, {'of an earlier version' if self.step else 'no checkpoint'}"
         epochs = flat(self.of).get("pretrain.epochs")
@@ -62,10 +63,10 @@ class Left:
 
 
 def left(place: Path) -> list[Left]:
-    """All runs' folders in `place`, the oldest first."""
+    """The folders of all runs in `place`, the oldest first."""
     found = []
     for folder in [path for path in place.glob("*-*") if path.is_dir()]:
-        with suppress(FileNotFoundError):  # a run in progress removes old checkpoints, and its folder as it ends
+        with suppress(FileNotFoundError):  # a run in progress deletes old checkpoints, and its folder at its end
             files = [path.stat() for path in folder.rglob("*") if path.is_file()]
             steps = [int(path.name[5:14]) for path in folder.glob("step-*.pt") if path.name[5:14].isdigit()]
             touched = max((file.st_mtime for file in files), default=folder.stat().st_mtime)
@@ -83,7 +84,7 @@ def _note(path: Path) -> dict[str, Any] | None:
 
 
 def begin(folder: Path, of: dict[str, Any]) -> None:
-    """Note what the run in `folder` is of, and log which run with checkpoints is nearest to it and yet another."""
+    """Write the parameters `of` the run into its folder, and log the most similar other run that has checkpoints."""
     resumes = any(folder.glob("step-*.pt"))
     if not (folder / NOTE).exists():
         with replaced(folder / NOTE) as new:
@@ -105,22 +106,23 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 
 
 def anew(different: Mapping[str, tuple[Any, Any]], nearest: Left) -> str:
-    """Why a run does not resume from the checkpoints of another, which differs so."""
+    """The message that says why a run does not resume from the checkpoints of the nearest other run."""
     why = WHY.get(next(iter(different))) if len(different) == 1 else None
     if list(different) == ["pretrain.epochs"]:
         old, new = different["pretrain.epochs"]
-        what = f"a checkpoint of {old} epochs exists; this run of {new} starts anew"
+        what = f"a checkpoint of {old} epochs exists; this run of {new} starts from scratch"
     else:
         named = [
-            key if key in ("data", "code") else f"{key} {old}, here {new}" for key, (old, new) in different.items()
+            key if key in ("data", "code") else f"{key} ({old}, here {new})" for key, (old, new) in different.items()
         ]
-        what = f"a checkpoint of a run that differs in {'; '.join(named)} exists; this run starts anew"
-    return f"{what} {why or 'because a checkpoint is of exactly one run'} ({nearest.folder}, see `make clean-resume`)"
+        what = f"a checkpoint of a run that differs in {', '.join(named)} exists; this run starts from scratch"
+    why = why or "because a checkpoint belongs to exactly one run"
+    return f"{what} {why} ({nearest.folder}, see `make clean-resume`)"
 
 
 @contextmanager
 def unused(folder: Path) -> Iterator[bool]:
-    """Whether no process uses the run's folder, which none can begin to while this is entered."""
+    """Whether no process uses the run's folder. No process can start to use it inside this context."""
     locks = [lock(folder, role) for role in ROLES]
     try:
         for one in locks:
@@ -134,7 +136,7 @@ def unused(folder: Path) -> Iterator[bool]:
 
 
 def clean(place: Path, remove: bool) -> Iterator[str]:
-    """The lines of the list; with `remove`, folders and locks that no process uses are gone afterwards."""
+    """The lines of the list. With `remove`, folders and locks that no process uses are deleted."""
     runs = left(place)
     for one in runs:
         with unused(one.folder) as free:
@@ -151,7 +153,7 @@ def clean(place: Path, remove: bool) -> Iterator[str]:
         yield "no unfinished runs"
     elif not remove:
         size = sum(one.bytes for one in runs) / 1e6
-        yield f"{size:.1f} MB in all; `make clean-resume REMOVE=1` removes what no process uses"
+        yield f"{size:.1f} MB in all; `make clean-resume REMOVE=1` deletes what no process uses"
 
 
 def age(seconds: float) -> str:
@@ -164,7 +166,7 @@ def age(seconds: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--remove", action="store_true", help="remove what no process uses")
+    parser.add_argument("--remove", action="store_true", help="delete the folders that no process uses")
     remove = parser.parse_args().remove
     for line in clean(Path(PLACE), remove):
         print(line)

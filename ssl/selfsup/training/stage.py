@@ -1,25 +1,23 @@
-"""A stage that trains: on NPROC processes, alone with its checkpoints, which are deleted when its outs are written."""
+"""A stage that trains: on NPROC processes, with checkpoints that no other run uses and that are deleted at the end."""
 
 import contextlib
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from selfsup.data.loader import open_splits
-from selfsup.processes import launch
+from selfsup.processes import launch, signals
 from selfsup.training import session
 
 ROOT = Path(os.environ.get("DVC_ROOT", "."))
 
 
 def alone(stage: str, params: Any, method: str, work: Callable[[Any, Path, int], None]) -> None:
-    """Run `work(splits, resume, count)` on NPROC processes, alone with the resume folder of exactly this run.
+    """Run `work(splits, resume, count)` on NPROC processes, and keep other runs out of the folder `resume`.
 
-    The checkpoints go only when nothing is left to do: until then, who stops the stage loses no training.
-    The process that launches holds one lock and the first worker another, so that a run that is given again when the
-    launcher was killed waits for the last worker's end.
+    Checkpoints are deleted only after the outputs are written. The launching process and the first worker hold separate
+    locks, so a rerun after the launcher was killed waits until the old workers have exited.
     """
     count, worker = launch.processes(), launch.inside()
     splits = open_splits(params.data, verified=worker)
@@ -30,14 +28,14 @@ def alone(stage: str, params: Any, method: str, work: Callable[[Any, Path, int],
         if not worker and count > 1:
             clear = launch.relaunch(count)
         else:
-            import accelerate  # noqa: F401 - before the handler: an import from C drops what a handler raises, aloud
+            import accelerate  # noqa: F401 - see below
 
-            launch.stop_on_sigterm()
+            # Only now: an exception that the handler raises during an import from C is printed and swallowed.
+            signals.stop_on_sigterm()
             writer = session.owned(resume, "writer") if launch.first_process() else contextlib.nullcontext()
             with writer, launch.quiet_when_left_alone():
                 work(splits, resume, count)
             clear = not worker
         if clear:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)  # a stage without checkpoints must not seem to have failed
+            signals.ignore_requests()  # the work is done and the checkpoints go: the stage must not report a failure
             session.finished(resume)
