@@ -8,7 +8,6 @@ from torch import nn
 
 from selfsup.nn.batchnorm import globalise
 from selfsup.nn.distributed import gather, mean_over_ranks, rank, sum_over_ranks, world
-from selfsup.nn.positions import sincos_positions
 from tests.helpers import processes
 
 
@@ -67,11 +66,3 @@ def test_timms_batch_norm_keeps_its_activation():
     x = torch.randn(6, 3, 4, 4)
     expected = copy.deepcopy(norm)(x)
     torch.testing.assert_close(norm.act(norm.drop(batchnorm._normalise(norm, x))), expected)
-
-
-def test_positions_tell_rows_from_columns():
-    p = sincos_positions(3, 5, 16).view(3, 5, 16)
-    assert torch.equal(p[0, :, :8], p[0, :1, :8].expand(5, 8))  # the first half is the row's
-    assert torch.equal(p[:, 0, 8:], p[:1, 0, 8:].expand(3, 8))
-    assert len(torch.unique(p.view(15, 16), dim=0)) == 15
-    assert p[2, 0, 0].item() == pytest.approx(torch.tensor(2.0).sin().item())
