@@ -5,8 +5,8 @@ the download waits 1, 2, 4, 8 seconds, or as long as the server asks for, at mos
 if the server supports ranges and still has the same file, else it starts again. It gives up after five failures with
 less than 1 MiB between them.
 
-The loop is not urllib3's `Retry`, which repeats a request until its headers arrive but cannot resume a body, and whose
-wait no event can interrupt. `Retry` reads the time that the server asks for.
+The loop is not urllib3's `Retry`: that repeats a request until the headers arrive, but it cannot resume a body, and no
+event can interrupt its wait. `Retry` only reads how long the server asks to wait.
 """
 
 import re

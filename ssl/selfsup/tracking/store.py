@@ -213,8 +213,8 @@ def artifacts(path: Path) -> str:
 def find_again(path: Path) -> None:
     """Let a local database that was moved, renamed or copied with its folder find its artifacts beside it again.
 
-    MLflow stores absolute locations: a copy would write into the original. Only experiments are changed whose runs are
-    all recorded by this package, and whose location is gone or beside another database. Raises `sqlite3.Error`.
+    MLflow stores absolute locations, so a copy would write into the original. An experiment is only changed if this
+    package recorded all its runs, and if its location is gone or beside another database. Raises `sqlite3.Error`.
     """
     new = artifacts(path)
     foreign = "SELECT experiment_id FROM runs WHERE run_uuid NOT IN (SELECT run_uuid FROM tags WHERE key = 'run_key')"

@@ -117,7 +117,7 @@ class Writer:
         """Send what is waiting, the oldest first. False if the store cannot be reached."""
         try:
             self.store.reach(not self.store.client or bool(self.reason), patience)
-            self.say(reached=True)
+            self.report(reached=True)
             failed = self.deliver_left()
             for record in list(self.open.values()):
                 self.lost += self.store.deliver(record, old=False)
@@ -126,7 +126,7 @@ class Writer:
                 if record.told:
                     self.account([])
                     del self.open[key]
-                    self.say(ended=key)
+                    self.report(ended=key)
         except Exception as error:  # noqa: BLE001 - no error of a store may stop the stage
             self.fail(error)
             return False
@@ -144,7 +144,7 @@ class Writer:
         self.pause = min(_RETRY, 2 * self.pause + 1)
         self.retry_at = time.monotonic() + self.pause
         if self.failures == 5:  # a shorter failure is not worth a line
-            self.say(warning=f"{self.uri} cannot be reached ({self.reason}); the stage continues, and its run is kept")
+            self.report(warning=f"{self.uri} cannot be reached ({self.reason}); the stage continues, its run is kept")
 
     def upload(self, record: Record, old: bool = False) -> None:
         """Send a run's files. A file that is gone, or has changed since an earlier stage, is left out."""
@@ -176,7 +176,7 @@ class Writer:
                 self.left[path] = Record(**json.loads(path.read_text()))
             except (OSError, ValueError, TypeError) as error:  # already delivered, or damaged
                 if path.exists():
-                    self.say(warning=f"{path} is damaged and cannot be delivered ({error}); delete it")
+                    self.report(warning=f"{path} is damaged and cannot be delivered ({error}); delete it")
 
     def deliver_left(self) -> Path | None:
         """Deliver the records of earlier writers up to the first that fails, whose path is returned."""
@@ -211,7 +211,7 @@ class Writer:
             self.account(kept)
             for key in list(self.open):
                 del self.open[key]
-                self.say(ended=key)
+                self.report(ended=key)
 
     def account(self, kept: list[Record]) -> None:
         """Report what is kept and what is lost, if anything is."""
@@ -221,7 +221,7 @@ class Writer:
         if self.lost:
             parts.append(f"lost: {'; '.join(self.lost)}"[:500])
         if parts:
-            self.say(warning=f"{self.uri}: {'; '.join(parts)}")
+            self.report(warning=f"{self.uri}: {'; '.join(parts)}")
         self.lost, self.dropped = [], 0
 
     def leave(self, patient: bool = False) -> None:
@@ -241,7 +241,7 @@ class Writer:
             self.sample_at = time.monotonic() + _SAMPLE
             self.store.sample(record)
 
-    def say(self, **message: Any) -> None:
+    def report(self, **message: Any) -> None:
         """Send a report to the stage."""
         with suppress(OSError):  # the stage was killed
             self.stage.write(json.dumps(message) + "\n")

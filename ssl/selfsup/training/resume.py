@@ -96,7 +96,7 @@ def begin(folder: Path, of: dict[str, Any]) -> None:
     found = [(differences(one.of or {}, of), one) for one in reversed(kin)]
     different, nearest = min(found, key=lambda pair: len(pair[0]), default=({}, None))
     if nearest and 0 < len(different) <= LIKE:
-        _log.info("note: %s", anew(different, nearest))
+        _log.info("note: %s", refusal(different, nearest))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -105,7 +105,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     return {key: (a.get(key), b.get(key)) for key in {**a, **b} if a.get(key) != b.get(key)}
 
 
-def anew(different: Mapping[str, tuple[Any, Any]], nearest: Left) -> str:
+def refusal(different: Mapping[str, tuple[Any, Any]], nearest: Left) -> str:
     """The message that says why a run does not resume from the checkpoints of the nearest other run."""
     why = WHY.get(next(iter(different))) if len(different) == 1 else None
     if list(different) == ["pretrain.epochs"]:
