@@ -5,12 +5,15 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 from ruamel.yaml import YAML
 
+from selfsup.features.store import Splits
 from tests.helpers import METHODS, ROOT
 
 
@@ -117,6 +120,35 @@ def copy(tmp_path: Path, page: str) -> Path:
     text = re.sub(r"^(hooks|extra_css):.*$", "", text, flags=re.MULTILINE)
     (tmp_path / "mkdocs.yml").write_text(text + "\nnav: [index.md]\n")
     return tmp_path / "mkdocs.yml"
+
+
+def blocks_of(page: str) -> list[str]:
+    """The blocks of Python of a page."""
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_protocol_of_the_documentation_is_one():
+    (source,) = blocks_of("add-a-protocol.md")
+    space: dict = {}
+    exec(source, space)
+    rng = np.random.default_rng(0)
+    labels = Splits(*(rng.integers(0, 3, 60) for _ in range(3)))
+    features = Splits(*(10 * np.eye(3)[part] + rng.normal(size=(60, 3)) for part in labels))
+    (metric,) = space["run"](features, labels, space["Params"](clusters=3), 0).metrics.values()
+    assert metric.value == pytest.approx(1) and metric.unit == "none"
+    assert space["NEEDS"] == {"features", "labels"}
+
+
+def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch):
+    """Its blocks in turn, in a folder without parameters or shards."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    blocks = blocks_of("tutorial.md")
+    space: dict = {}
+    for block in blocks:
+        exec(block, space)
+        assert sum(space["losses"][-3:]) / 3 < space["losses"][0] - 0.5
+    assert len(blocks) == 2 and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("page", ["# A\n[b](b.md)\n", "# A\n[b](#b)\n", "# A\n![b](b.png)\n"])
