@@ -22,8 +22,8 @@ export NO_MKDOCS_2_WARNING := 1
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-# Compiled at once: where Python writes no bytecode (PYTHONDONTWRITEBYTECODE), every process would compile its imports.
-env: .venv/.complete  ## make .venv, exactly as requirements.lock says
+# Bytecode is compiled here: with PYTHONDONTWRITEBYTECODE set, every process would otherwise compile its imports again.
+env: .venv/.complete  ## make .venv from requirements.lock
 
 .venv/.complete: requirements.lock pyproject.toml | $(filter-out uv,$(UV))
 	@$(check_python)
@@ -32,7 +32,7 @@ env: .venv/.complete  ## make .venv, exactly as requirements.lock says
 	$(UV) pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Where uv is not installed: one of its own, which touches nothing outside this folder.
+# If uv is not installed, it is installed into .cache/uv and nowhere else.
 .cache/uv/bin/uv:
 	@$(check_python)
 	$(PYTHON) -m venv .cache/uv
@@ -73,7 +73,7 @@ docs-serve: env  ## show the documentation at 127.0.0.1:PORT (8000) and rebuild 
 study: env  ## run an experiment of the textbooks, of compare/*.yaml: make study NAME=temperature SETUP=digits SEEDS="0 1"
 	.venv/bin/python -m selfsup.compare.run $(NAME) $(if $(SETUP),--setup $(SETUP)) $(if $(SEEDS),--seeds $(SEEDS))
 
-table: env  ## print the experiments' accuracies; those that are not of their experiment are left out, with the reason
+table: env  ## print the experiments' accuracies, without figures that belong to other weights or parameters
 	.venv/bin/python -m selfsup.compare.table
 
 ui: env  ## show the runs at 127.0.0.1:PORT (5000)
@@ -84,7 +84,7 @@ ui: env  ## show the runs at 127.0.0.1:PORT (5000)
 lock: env  ## write requirements.lock anew from pyproject.toml
 	$(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 --extra dev --extra docs pyproject.toml -o requirements.lock
 
-clean:  ## remove what the tools left behind, but no result and no environment
+clean:  ## remove the tools' caches; results and the environment stay
 	rm -rf .pytest_cache .ruff_cache .mypy_cache
 	find ssl stages tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
