@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from selfsup.families.multicrop import cross_views
-from selfsup.methods import align_uniform, barlow_twins, byol, dcl, ibot, simclr, simsiam, vicreg
-from selfsup.nn.contrastive import decoupled, info_nce, key_similarities, similarities, unit
+from selfsup.methods import align_uniform, barlow_twins, byol, dcl, ibot, moco, simclr, simsiam, vicreg
+from selfsup.nn.contrastive import similarities, unit
 from selfsup.nn.sinkhorn import sinkhorn
 
 Pair = tuple[Callable[..., Tensor], Callable[..., Tensor]]  # ours and lightly's, of the embeddings
@@ -28,19 +28,16 @@ TAUS = (0.05, 0.1, 0.5, 1.0)
 
 def weighted(a: Tensor, b: Tensor, tau: float, sigma: float) -> Tensor:
     positive, negatives = similarities(a, b, tau)
-    return decoupled(positive, negatives, dcl.von_mises_fisher(positive * tau, sigma))
+    return dcl.decoupled(positive, negatives, dcl.von_mises_fisher(positive * tau, sigma))
 
 
 def vic(a: Tensor, b: Tensor) -> Tensor:
-    variance = (vicreg.hinge(a) + vicreg.hinge(b)) / 2
-    covariance = vicreg.off_diagonal(a) + vicreg.off_diagonal(b)
-    return 25 * (a - b).square().mean() + 25 * variance + covariance
+    invariance, variance, covariance = vicreg.vicreg(a, b)
+    return 25 * invariance + 25 * variance + covariance
 
 
 def aligned(a: Tensor, b: Tensor, t: float) -> Tensor:
-    a, b = unit(a), unit(b)
-    spread = (align_uniform.uniformity(a, t) + align_uniform.uniformity(b, t)) / 2
-    return align_uniform.alignment(a, b, 2) + spread
+    return align_uniform.align_uniform(a, b, alpha=2, t=t, weights=(1, 1))
 
 
 def keys(width: int) -> Tensor:  # -> [40 width]
@@ -91,7 +88,7 @@ def cases() -> dict[str, list[Pair]]:
     knobs = list(itertools.product(TAUS, (0.5, 1.0)))
     return {
         "simclr": [(lambda a, b, t=t: simclr.nt_xent(a, b, t), theirs.NTXentLoss(t)) for t in TAUS],
-        "dcl": [(lambda a, b, t=t: decoupled(*similarities(a, b, t)), theirs.DCLLoss(t)) for t in TAUS],
+        "dcl": [(lambda a, b, t=t: dcl.decoupled(*similarities(a, b, t)), theirs.DCLLoss(t)) for t in TAUS],
         "dcl, weighted": [
             (lambda a, b, t=t, s=s: weighted(a, b, t, s), theirs.DCLWLoss(temperature=t, sigma=s)) for t, s in knobs
         ],
@@ -108,7 +105,7 @@ def cases() -> dict[str, list[Pair]]:
         "align_uniform": [(lambda a, b, t=t: aligned(a, b, t), HypersphereLoss(t=t)) for t in (1.0, 2.0)],
         "moco": [
             (
-                lambda q, k, t=t: info_nce(*key_similarities(q, k, keys(q.shape[1]), t)),
+                lambda q, k, t=t: moco.contrast(q, k, keys(q.shape[1]), t),
                 lambda q, k, t=t: their_moco(q, k, t),
             )
             for t in TAUS

@@ -94,7 +94,7 @@ def bare(params: Params, folder: Path, clock: Clock) -> None:
             output = task(views, progress)
         output.loss.backward()
         optimizer.step()
-        task.after_step(output.carry, progress)
+        task.after_step(output.carried(), progress)
         optimizer.zero_grad()
         clock.tick()
 

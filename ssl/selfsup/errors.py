@@ -55,6 +55,21 @@ def writer(path: Path | str, folder: Path = ROOT) -> str | None:
     return None
 
 
+class KnobError(UserError):
+    """A wrong value in a method's block. A method knows its parameters below the block and not its own name.
+
+    `knob` is the parameter's path below the block, and `{block}` stands for the block wherever the problem names
+    another parameter. Whoever builds the method raises the user's error with `of`.
+    """
+
+    def __init__(self, knob: str, problem: str):
+        super().__init__(f"{{block}}.{knob}: {problem}")
+
+    def of(self, block: str) -> UserError:
+        """The same error with the block's name, such as `methods.moco`."""
+        return UserError(str(self).replace("{block}", block))
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Print every exception as one line on stderr and exit with 1, after Ctrl-C with 130. Sets up the log.

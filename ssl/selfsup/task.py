@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 from selfsup.about import About
 from selfsup.draw import Draw
+from selfsup.nn.distributed import in_batch_order
 from selfsup.params import ViewsParams
 
 if TYPE_CHECKING:
     from selfsup.nets.image import Backbone
 
-Batch = Mapping[str, Tensor]
+Tensors = Mapping[str, Tensor]
+"""Tensors by name."""
+
+Batch = Tensors
 """`id` int64 [B], `image` uint8 [B 3 H W], `box` int64 [B 2] (valid height, width), `label` int64 [B] (-1: none)."""
 
 
@@ -54,7 +58,6 @@ class Facts:
     classes: int  # 0: no labels
     image_size: int  # pixels
     batch_size: int  # images of a step over all processes
-    steps: int  # optimiser steps of the whole run
     peak_lr: float  # of the run's schedule: the block's optimizer.lr scaled to the batch
     views: ViewsParams
     backbone: Callable[[], Backbone]  # a new backbone of the method's architecture
@@ -62,12 +65,27 @@ class Facts:
 
 @dataclass
 class Output:
-    """What `forward` returns."""
+    """What `forward` returns. n are this process's samples; gradients are taken of the loss alone."""
 
     loss: Tensor  # []
-    logs: Mapping[str, Tensor] = field(default_factory=dict)  # scalars for the curves, detached
-    carry: Mapping[str, Tensor] = field(default_factory=dict)  # detached tensors for `after_step`
-    embeddings: Sequence[Tensor] = ()  # [N D] of the whole batch, one a view, detached: the monitors read them
+    logs: Tensors = field(default_factory=dict)  # scalars for the curves
+    rows: Tensors = field(default_factory=dict)  # [n ...], one row per sample, for `after_step`
+    carry: Tensors = field(default_factory=dict)  # for `after_step` as they are: equal on all processes
+    embeddings: Sequence[Tensor] = ()  # [n D], one tensor per view, for the monitors
+
+    def detached(self) -> Output:
+        """The same without the graph of the step, which nothing may keep."""
+        logs, rows, carry = (
+            {name: x.detach() for name, x in part.items()} for part in (self.logs, self.rows, self.carry)
+        )
+        return Output(self.loss.detach(), logs, rows, carry, [z.detach() for z in self.embeddings])
+
+    def carried(self, chunks: int = 1) -> dict[str, Tensor]:
+        """What `after_step` is given: `carry`, and `rows` [N ...] of all N samples in the order of the global batch.
+
+        `chunks` are the equal parts in which the batch went through the network.
+        """
+        return {**self.carry, **{name: in_batch_order(x.detach(), chunks) for name, x in self.rows.items()}}
 
 
 Schedule = Callable[[Progress], float]
@@ -103,12 +121,15 @@ class Task(nn.Module):
         """The loss of one step, a mean over samples. Changes no state but that of batch norm."""
         return self.loss(self.embed(views, progress), progress)
 
-    def embed(self, views: Any, progress: Progress) -> Sequence[Tensor]:
-        """All that the loss needs of the samples, one row (or more) each, with gradient. All parameters act here."""
+    def embed(self, views: Any, progress: Progress) -> Tensors:
+        """All that the loss needs of the samples, by name: [n ...], one row per sample. All parameters act here."""
         raise NotImplementedError
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        """The loss of the whole batch, of which `embeddings` are this process's rows. No parameter acts here."""
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        """The loss of the whole batch, of which `z`, from `embed`, are this process's rows. No parameter acts here.
+
+        Whatever in `z` is floating may ask for a gradient here, targets too: detach what the loss takes as constant.
+        """
         raise NotImplementedError
 
     @property
@@ -126,8 +147,11 @@ class Task(nn.Module):
     def before_step(self, progress: Progress) -> None:
         """Called after unscaling and clipping: set gradients to None to freeze parameters."""
 
-    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
-        """Called after an optimiser step that was taken: momentum encoders, queues, centres."""
+    def after_step(self, carry: Tensors, progress: Progress) -> None:
+        """Called after an optimiser step that was taken: momentum encoders, queues, centres.
+
+        `carry` is `Output.carried`: rows come in the order of the global batch, whatever its processes and chunks.
+        """
 
     def groups(self) -> list[Group]:
         """Parameters and their schedules. By default biases, scales of norms, tokens and positions are not decayed."""

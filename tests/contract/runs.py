@@ -193,8 +193,9 @@ def dropped(shards: Path, chunk: int) -> tuple[Tensor, Tensor]:
     cpu = torch.device("cpu")
     views = [lambda i=i, part=part: make_views(task, part, 0, progress, i, cpu) for i, part in enumerate(parts)]
     weight = task.backbone.net.patch_embed.proj.weight
-    together = zip(*(task.embed(view(), progress) for view in views), strict=True)
-    task.loss([torch.cat(part) for part in together], progress).loss.backward()
+    together = [task.embed(view(), progress) for view in views]
+    whole = {name: torch.cat([part[name] for part in together]) for name in together[0]}
+    task.loss(whole, progress).loss.backward()
     expected, weight.grad = weight.grad.clone(), None
     backward(make_accelerator("fp32"), Step(task), task, views, progress)
     return weight.grad, expected
@@ -220,14 +221,14 @@ def apart(method: str, shards: Path, chunk: int) -> tuple[dict[str, Tensor], dic
 
     def reference(together: bool) -> dict[str, Tensor]:
         plain = copy.deepcopy(task)
-        halves: list[list[Tensor]] = [[], []]
+        halves: dict[str, list[Tensor]] = {"a": [], "b": []}
         for view in views:
             pair = view()
             images = [torch.cat(pair)] if together else list(pair)
             z = torch.cat([plain.projector(plain.backbone(x)["pooled"]) for x in images])
-            for half, rows in zip(halves, z.chunk(2), strict=True):
+            for half, rows in zip(halves.values(), z.chunk(2), strict=True):
                 half.append(rows)
-        plain.loss([torch.cat(half) for half in halves], progress).loss.backward()
+        plain.loss({name: torch.cat(half) for name, half in halves.items()}, progress).loss.backward()
         return of(plain)
 
     expected, joint = reference(together=False), reference(together=True)

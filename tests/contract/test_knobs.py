@@ -75,7 +75,7 @@ def trace(method: str, shards: Any, settings: dict[str, Any]) -> list[float]:
             for p in task.parameters():
                 out.append(-1.0 if p.grad is None else p.grad.abs().sum().item())
                 p -= 0.0 if p.grad is None else 0.1 * p.grad
-        task.after_step(output.carry, progress)
+        task.after_step(output.carried(), progress)
         out += [x.double().norm().item() for x in task.state_dict().values()]
     return out + [p.double().norm().item() for p in task.encoder().parameters()]
 

@@ -53,7 +53,7 @@ def test_the_method_weighs_both_and_takes_the_mean_of_the_views(hundred):
         "align_uniform", hundred, double=True, **{f"methods__align_uniform__{k}": x for k, x in knobs.items()}
     )
     a, b = np.random.default_rng(1).normal(size=(2, 6, 3))
-    loss = task.loss((torch.tensor(a), torch.tensor(b)), Progress(0, 10, 5)).loss.item()
+    loss = task.loss({"a": torch.tensor(a), "b": torch.tensor(b)}, Progress(0, 10, 5)).loss.item()
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
     spread = [
         math.log(np.mean([math.exp(-3 * np.sum((z[i] - z[j]) ** 2)) for i in range(6) for j in range(6) if i != j]))

@@ -29,7 +29,8 @@ def test_the_method_scales_and_weighs(hundred, views):
     c = cross_correlation(*views)
     on = sum((1 - c[i, i]) ** 2 for i in range(4))
     off = sum(c[i, j] ** 2 for i in range(4) for j in range(4) if i != j)
-    found = task.loss(views, Progress(0, 10, 5)).loss.item()
+    a, b = views
+    found = task.loss({"a": a, "b": b}, Progress(0, 10, 5)).loss.item()
     assert found == pytest.approx(0.3 * (on + 0.02 * off).item(), rel=1e-10)
 
 

@@ -55,10 +55,10 @@ def test_the_bank_has_the_last_projections_of_the_global_views_by_image(hundred,
     before = task.bank.clone()
     output = task(views, Progress(0, 10, 5))
     with torch.no_grad():
-        z = task.embed(views, Progress(0, 10, 5))[0]
+        z = task.embed(views, Progress(0, 10, 5))["z"]
     torch.testing.assert_close(z.norm(dim=2), torch.ones(10, 2, dtype=torch.float64))
-    assert not output.carry["z"].requires_grad
-    task.after_step(output.carry, Progress(1, 10, 5))
+    assert not output.carried()["z"].requires_grad
+    task.after_step(output.carried(), Progress(1, 10, 5))
     torch.testing.assert_close(task.bank[0, 5:15], z[:, 0])
     torch.testing.assert_close(task.bank[1, 5:15], z[:, 1])
     assert torch.equal(task.bank[:, :5], before[:, :5]) and torch.equal(task.bank[:, 15:], before[:, 15:])
@@ -115,7 +115,7 @@ def test_learnt_prototypes_get_a_gradient_and_are_of_length_1_after_each_step(hu
     assert task.prototypes.grad.abs().sum() > 0
     with torch.no_grad():
         task.prototypes.mul_(3)
-    task.after_step(output.carry, Progress(1, 10, 5))
+    task.after_step(output.carried(), Progress(1, 10, 5))
     torch.testing.assert_close(task.prototypes.detach().norm(dim=2), torch.ones(3, 12, dtype=torch.float64))
 
 

@@ -76,7 +76,7 @@ def test_nce_equals_the_paper(hundred):
 def test_the_constant_is_estimated_once(hundred):
     task, views, f = start(hundred, M)
     first = estimate(task, f, views[2])
-    task.after_step(task(views, START).carry, START)
+    task.after_step(task(views, START).carried(), START)
     assert task.log_z.exp().item() * task.images == pytest.approx(first, rel=1e-9)
     task.bank.copy_(task.bank.flip(0))
     _, ids, noise = views
@@ -85,7 +85,7 @@ def test_the_constant_is_estimated_once(hundred):
     expected = slow_nce(f.numpy(), task.bank.numpy(), ids.tolist(), noise.tolist(), first)
     output = task(views, START)
     assert output.loss.item() == pytest.approx(expected, rel=1e-9)
-    task.after_step(output.carry, START)
+    task.after_step(output.carried(), START)
     assert task.log_z.exp().item() * task.images == pytest.approx(first, rel=1e-9)
     assert {"log_z", "estimated", "bank"} <= task.state_dict().keys()
 
@@ -101,7 +101,7 @@ def test_a_temperature_far_down_does_not_overflow_the_constant(hundred):
         output = task.train()(task.views(batch, Draw(0, 0, batch["id"])), START)
         output.loss.backward()
         assert all(p.grad.isfinite().all() for p in task.parameters())
-        task.after_step(output.carry, START)
+        task.after_step(output.carried(), START)
         losses.append(output.loss.item())
         constants.append(task.log_z.item())
     assert constants[0] > 89  # e^89 is beyond float32
@@ -120,7 +120,7 @@ def test_the_bank_follows_its_own_images_by_momentum(hundred):
     before = task.bank.clone()
     output = task(views, START)
     assert torch.equal(task.bank, before)
-    task.after_step(output.carry, START)
+    task.after_step(output.carried(), START)
     moved = 0.3 * before[30:42] + 0.7 * f / f.norm(dim=1, keepdim=True)
     expected = before.clone()
     expected[30:42] = moved / moved.norm(dim=1, keepdim=True)

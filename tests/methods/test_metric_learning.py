@@ -90,7 +90,8 @@ def test_a_step_takes_views_or_classes_as_positives(hundred, form, labels):
     task.train()
     views = task.views(batch, Draw(0, 0, batch["id"]))
     with torch.no_grad():
-        a, b = (z.numpy() for z in task.embed(views, START)[:2])
+        z = task.embed(views, START)
+        a, b = z["a"].numpy(), z["b"].numpy()
     groups = [f"image {i}" if y < 0 or not labels else y for i, y in enumerate(batch["label"].tolist())]
     output = task(views, START)
     assert output.loss.item() == pytest.approx(slow(form, [*a, *b], groups * 2), rel=1e-9)

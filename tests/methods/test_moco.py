@@ -8,7 +8,7 @@ import torch
 
 from selfsup.draw import Draw
 from selfsup.errors import UserError
-from selfsup.nn.contrastive import info_nce, key_similarities
+from selfsup.methods.moco import contrast
 from selfsup.task import Progress
 from tests.contract.runs import build, moved
 
@@ -45,16 +45,16 @@ def test_equals_the_paper(built):
 def test_equal_similarities_give_the_log_of_the_candidates():
     """The bound on mutual information counts the positive: K + 1."""
     q = torch.ones(5, 4)
-    assert info_nce(*key_similarities(q, q, q[:1].expand(6, 4) / 2, 0.2)).item() == pytest.approx(math.log(7))
+    assert contrast(q, q, q[:1].expand(6, 4) / 2, 0.2).item() == pytest.approx(math.log(7))
 
 
 def test_keys_carry_no_gradient(built):
     task, views, _ = built
-    embeddings = task.embed(views, START)
-    assert embeddings[0].requires_grad and not embeddings[1].requires_grad
-    leaves = [z.detach().requires_grad_() for z in embeddings[:2]]
-    task.loss([*leaves, views[2]], START).loss.backward()  # as chunks do, which make leaves of all
-    assert leaves[0].grad.abs().sum() > 0 and leaves[1].grad is None
+    z = task.embed(views, START)
+    assert z["q"].requires_grad and not z["k"].requires_grad
+    leaves = {name: x.detach().requires_grad_() for name, x in z.items()}
+    task.loss(leaves, START).loss.backward()  # as chunks do, which make leaves of all
+    assert leaves["q"].grad.abs().sum() > 0 and leaves["k"].grad is None
     task(views, START).loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in task.target.parameters())
 
@@ -62,20 +62,19 @@ def test_keys_carry_no_gradient(built):
 def test_queries_and_keys_have_batch_norms_of_their_own(built):
     """A query does not depend on the keys' view, nor on its batch's."""
     task, views, _ = built
-    q, k, place = task.embed(views, START)
-    other = task.embed((views[0], 1 - views[1], place), START)
-    assert torch.equal(other[0], q) and not torch.allclose(other[1], k)
+    z = task.embed(views, START)
+    other = task.embed((views[0], 1 - views[1]), START)
+    assert torch.equal(other["q"], z["q"]) and not torch.allclose(other["k"], z["k"])
 
 
 def test_a_step_appends_its_keys_after_they_were_positives(built):
-    task, views, batch = built
+    task, views, _ = built
     before = task.queue.keys.clone()
     output = task(views, START)
     assert torch.equal(task.queue.keys, before)
-    task.after_step(output.carry, START)
+    task.after_step(output.carried(), START)
     assert torch.equal(task.queue.keys[:-12], before[12:])
-    order = Draw(0, 0, batch["id"]).place().argsort()
-    keys = output.embeddings[1][order]
+    keys = output.embeddings[1]
     torch.testing.assert_close(task.queue.keys[-12:], keys / keys.norm(dim=1, keepdim=True), rtol=1e-12, atol=0)
 
 
@@ -86,7 +85,7 @@ def test_the_key_encoder_follows_by_momentum(built):
     with torch.no_grad():
         for p in online:
             p += 1
-    task.after_step(task(views, START).carry, START)
+    task.after_step(task(views, START).carried(), START)
     assert len(start) == len(online)
     for before, theta, xi in zip(start, online, task.target.parameters(), strict=True):
         torch.testing.assert_close(xi, 0.99 * before + 0.01 * theta, rtol=1e-10, atol=1e-12)
@@ -100,6 +99,6 @@ def test_a_queue_longer_than_the_data_set_is_refused(hundred):
 def test_computes_in_float32_under_autocast():
     q, k, queue = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", torch.bfloat16):
-        low = info_nce(*key_similarities(q, k, queue, 0.1))
+        low = contrast(q, k, queue, 0.1)
     assert low.dtype == torch.float32
-    assert low.item() == pytest.approx(info_nce(*key_similarities(q, k, queue, 0.1)).item(), rel=1e-6)
+    assert low.item() == pytest.approx(contrast(q, k, queue, 0.1).item(), rel=1e-6)

@@ -68,7 +68,7 @@ def test_a_queue_longer_than_the_data_set_is_refused(hundred):
 
 
 def test_the_teacher_sees_crops_and_the_student_contrastive_views(built):
-    _, (strong, weak, _), batch, params = built
+    _, (strong, weak), batch, params = built
     draw = Draw(0, 0, batch["id"])
     size = params.data.image_size
     torch.testing.assert_close(
@@ -78,18 +78,18 @@ def test_the_teacher_sees_crops_and_the_student_contrastive_views(built):
 
 
 def test_the_teacher_gets_no_gradient_and_fills_the_queue(built):
-    task, views, batch, _ = built
-    embeddings = task.embed(views, START)
-    leaves = [z.detach().requires_grad_() for z in embeddings[:2]]
-    task.loss([*leaves, views[2]], START).loss.backward()
-    assert leaves[0].grad.abs().sum() > 0 and leaves[1].grad is None
+    task, views, _, _ = built
+    z = task.embed(views, START)
+    leaves = {name: x.detach().requires_grad_() for name, x in z.items()}
+    task.loss(leaves, START).loss.backward()
+    assert leaves["q"].grad.abs().sum() > 0 and leaves["k"].grad is None
     before, start = task.queue.keys.clone(), [p.detach().clone() for p in task.target.parameters()]
     with torch.no_grad():
         for p in task.backbone.parameters():
             p += 1
-    task.after_step(task.loss(embeddings, START).carry, START)
+    task.after_step(task.loss(z, START).carried(), START)
     assert torch.equal(task.queue.keys[:-12], before[12:])
-    keys = embeddings[1][Draw(0, 0, batch["id"]).place().argsort()]
+    keys = z["k"]
     torch.testing.assert_close(task.queue.keys[-12:], keys / keys.norm(dim=1, keepdim=True), rtol=1e-12, atol=0)
     moved = [
         torch.allclose(xi, old + 0.01, atol=1e-12) for old, xi in zip(start, task.target.parameters(), strict=True)

@@ -24,7 +24,9 @@ def built(shards, double=True, n=12, **overrides):
 def reference(task, views, queue):
     """The loss by loops, from the embeddings of a step."""
     with torch.no_grad():
-        a, b, *scores, _ = (x.numpy() for x in task.embed(views, Progress(0, 10, 5)))
+        found = task.embed(views, Progress(0, 10, 5))
+    (a, b), scores = found["z"].unbind(1), found["scores"].unbind(1)
+    a, b, *scores = (x.numpy() for x in (a, b, *scores))
     prototypes = task.prototypes.detach().numpy()
     codes = []
     for i, z in enumerate((a, b)):
@@ -65,7 +67,8 @@ def test_codes_that_are_right_and_sure_cost_nothing_and_a_code_is_never_held_aga
 def test_codes_carry_no_gradient(hundred):
     """The gradient is that of a loss whose codes are constants."""
     task, views = built(hundred)
-    a, b, *scores, _ = task.embed(views, Progress(0, 10, 5))
+    found = task.embed(views, Progress(0, 10, 5))
+    (a, b), scores = found["z"].unbind(1), found["scores"].unbind(1)
     from selfsup.nn.sinkhorn import sinkhorn
 
     with torch.no_grad():
@@ -90,7 +93,7 @@ def test_prototypes_are_frozen_first_and_of_length_1_after_each_step(hundred):
     with torch.no_grad():
         task.prototypes.mul_(torch.rand(len(task.prototypes), 1) + 1)
     direction = task.prototypes.detach() / task.prototypes.detach().norm(dim=1, keepdim=True)
-    task.after_step(task(views, Progress(0, 10, 5)).carry, Progress(1, 10, 5))
+    task.after_step(task(views, Progress(0, 10, 5)).carried(), Progress(1, 10, 5))
     torch.testing.assert_close(task.prototypes.detach(), direction, rtol=1e-12, atol=1e-12)
 
 
@@ -100,13 +103,11 @@ def test_the_queues_have_the_last_features_of_each_view_in_order_and_drop_none(h
     kept: list[list[Tensor]] = [[], []]
     for step in range(4):
         batch = split.gather(torch.arange(12 * step, 12 * step + 12))
-        draw = Draw(0, 0, batch["id"])
-        views, progress = task.views(batch, draw), Progress(step, 10, 5)
-        order = draw.place().argsort()
-        for keys, z in zip(kept, task.embed(views, progress)[:2], strict=True):
-            keys.append(z.detach()[order])
-        carry = task(views, progress).carry
-        assert not carry["keys"].requires_grad
+        views, progress = task.views(batch, Draw(0, 0, batch["id"])), Progress(step, 10, 5)
+        for keys, z in zip(kept, task.embed(views, progress)["z"].unbind(1), strict=True):
+            keys.append(z.detach())
+        carry = task(views, progress).carried()
+        assert not carry["z"].requires_grad
         task.after_step(carry, Progress(step + 1, 10, 5))
         for keys, queue in zip(kept, task.queues, strict=True):
             last = torch.cat(keys)[-40:]
@@ -115,7 +116,7 @@ def test_the_queues_have_the_last_features_of_each_view_in_order_and_drop_none(h
 
 @pytest.mark.parametrize("backbone", ["conv", "vit"])
 def test_one_call_of_the_backbone_for_all_views_of_a_size(hundred, backbone):
-    task, (*crops, _) = built(hundred, methods__swav__backbone=backbone)
+    task, crops = built(hundred, methods__swav__backbone=backbone)
     sizes = []
     task.backbone.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape)))
     task.eval()

@@ -35,4 +35,4 @@ def test_the_weights_and_the_reductions(hundred):
     a, b = torch.randn(2, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     invariance = sum(((a - b) ** 2).flatten().tolist()) / 30
     expected = 25 * invariance + 25 * (hinge(a) + hinge(b)) / 2 + off_diagonal(a) + off_diagonal(b)
-    assert task.loss((a, b), Progress(0, 10, 5)).loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert task.loss({"a": a, "b": b}, Progress(0, 10, 5)).loss.item() == pytest.approx(expected.item(), rel=1e-12)

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from selfsup.nn.contrastive import debiased, decoupled, info_nce, over_anchors, ring, similarities
+from selfsup.methods.dcl import decoupled
+from selfsup.methods.debiased import debiased
+from selfsup.methods.hard_negative import hard
+from selfsup.methods.simclr import nt_xent
+from selfsup.nn.contrastive import info_nce, over_anchors, ring, similarities
 from selfsup.task import Progress
 from tests.contract.runs import build
 
@@ -61,7 +65,7 @@ def test_debiased_and_hard(views, tau_plus, beta):
         mean = np.sum(weights * np.exp(s)) / np.sum(weights)
         g = max((mean - tau_plus * math.exp(p)) / (1 - tau_plus), math.exp(-1 / TAU))
         total.append(-math.log(math.exp(p) / (math.exp(p) + n * g)))
-    found = debiased(*similarities(*views, TAU), TAU, tau_plus, beta).item()
+    found = hard(*similarities(*views, TAU), TAU, tau_plus, beta).item()
     assert found == pytest.approx(np.mean(total), rel=1e-12)
 
 
@@ -114,7 +118,7 @@ def test_temperatures_far_down_do_not_overflow(tau):
         "info_nce": info_nce,
         "decoupled": decoupled,
         "debiased": lambda p, s: debiased(p, s, tau, 0.1),
-        "hard": lambda p, s: debiased(p, s, tau, 0.1, 1.0),
+        "hard": lambda p, s: hard(p, s, tau, 0.1, 1.0),
         "plain": lambda p, s: debiased(p, s, tau, 0.0),
     }
     for b in (a + 0.01 * a.flip(0), a.flip(0), -a):
@@ -150,7 +154,7 @@ def test_gradients_equal_finite_differences(views):
     a, b = (x.requires_grad_() for x in views)
     for loss in (
         lambda a, b: decoupled(*similarities(a, b, TAU)),
-        lambda a, b: debiased(*similarities(a, b, TAU), TAU, 0.1, 1.0),
+        lambda a, b: hard(*similarities(a, b, TAU), TAU, 0.1, 1.0),
     ):
         assert torch.autograd.gradcheck(loss, (a, b))
 
@@ -213,6 +217,11 @@ SLOW = {  # method: its loss for one anchor, and knobs unlike the recipe's
 }
 
 
+def named(views):
+    a, b = views
+    return {"a": a, "b": b}
+
+
 def built(hundred, method, knobs):
     return build(method, hundred, double=True, **{f"methods__{method}__{name}": x for name, x in knobs.items()})[0]
 
@@ -221,7 +230,7 @@ def built(hundred, method, knobs):
 def test_methods_hand_their_knobs_to_the_loss(hundred, views, method):
     of_anchor, knobs = SLOW[method]
     expected = np.mean([of_anchor(p, s, knobs) for p, s in slow(*views, knobs.get("temperature", 1.0))])
-    found = built(hundred, method, knobs).loss(views, Progress(9, 10, 5)).loss.item()
+    found = built(hundred, method, knobs).loss(named(views), Progress(9, 10, 5)).loss.item()
     assert found == pytest.approx(expected, rel=1e-10)
 
 
@@ -231,14 +240,14 @@ def test_weighted_dcl_weighs_each_anchor_by_its_own_positive(hundred, views):
     raw = np.array([math.exp(p * knobs["temperature"] / knobs["sigma"]) for p, _ in rows])
     weights = 2 - raw / raw.mean()
     expected = np.mean([-w * p + math.log(sum(map(math.exp, s))) for w, (p, s) in zip(weights, rows, strict=True)])
-    found = built(hundred, "dcl", knobs).loss(views, Progress(9, 10, 5)).loss.item()
+    found = built(hundred, "dcl", knobs).loss(named(views), Progress(9, 10, 5)).loss.item()
     assert found == pytest.approx(expected, rel=1e-10)
 
 
 def test_hard_negatives_without_hardness_are_the_debiased_method(hundred, views):
     knobs = {"temperature": 0.37, "tau_plus": 0.23}
     found = [
-        built(hundred, method, knobs | more).loss(views, Progress(9, 10, 5)).loss
+        built(hundred, method, knobs | more).loss(named(views), Progress(9, 10, 5)).loss
         for method, more in (("debiased", {}), ("hard_negative", {"beta": 0.0}), ("hard_negative", {"beta": 0.5}))
     ]
     torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=0)
@@ -251,13 +260,24 @@ def test_the_ring_closes_in_during_the_run(hundred, views):
     task = built(hundred, "ring", knobs)
     alike = []
     for step, outer in ((0, 1.0), (10, 0.8), (20, 0.6), (40, 0.2), (60, 0.2), (79, 0.2)):
-        output = task.loss(views, Progress(step, 80, 5))
+        output = task.loss(named(views), Progress(step, 80, 5))
         rows = list(slow(*views, knobs["temperature"]))
         expected = np.mean([middling(p, s, {"outer": outer + 1e-9, "inner": 0.0}) for p, s in rows])
         assert output.loss.item() == pytest.approx(expected, rel=1e-10), step
         alike.append(output.logs["negative_similarity"].item())
     assert alike[0] < alike[1] < alike[2] < alike[3] == alike[4] == alike[5]
     assert alike[0] == pytest.approx(np.mean([s for _, row in rows for s in row]) * knobs["temperature"], rel=1e-9)
+
+
+def test_simclrs_own_lines_equal_the_form_in_blocks(views):
+    """Loss and gradient: in float64 to rounding, and in float32 bit for bit where one block holds the batch."""
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 0)):
+        found = []
+        for loss in (nt_xent, lambda a, b, tau: over_anchors(info_nce, a, b, tau)):
+            a, b = (x.to(dtype).requires_grad_() for x in views)
+            value = loss(a, b, TAU)
+            found.append([value, *torch.autograd.grad(value, (a, b))])
+        torch.testing.assert_close(*found, rtol=tolerance, atol=0)
 
 
 @pytest.mark.parametrize("block", [1, 3, 2 * N - 1, 2 * N])
@@ -270,7 +290,7 @@ def test_anchors_in_turns_equal_all_at_once(hundred, monkeypatch, method, block)
     for size in (block, 1000):
         monkeypatch.setattr("selfsup.nn.contrastive.BLOCK", size)
         z = views.clone().requires_grad_()
-        output = task.loss(tuple(z), Progress(3, 4, 1))
+        output = task.loss(named(z), Progress(3, 4, 1))
         found[size] = [output.loss, *torch.autograd.grad(output.loss, z), *output.logs.values()]
     for mine, whole in zip(found[block], found[1000], strict=True):
         torch.testing.assert_close(mine, whole, rtol=1e-12, atol=1e-14)

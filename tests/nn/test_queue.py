@@ -6,16 +6,15 @@ from collections import deque
 import pytest
 import torch
 
-from selfsup.draw import Draw, epoch_order
-from selfsup.errors import UserError
+from selfsup.errors import KnobError
 from selfsup.nn.ema import cosine_momentum
-from selfsup.nn.queue import Queue, in_order
+from selfsup.nn.queue import Queue
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 10])  # of a queue of 7: a divisor, none, all of it, more than it
 def test_holds_the_last_keys_in_order(batch):
     torch.manual_seed(0)
-    queue = Queue(7, 4, 100, "knob").double()
+    queue = Queue(7, 4, 100).double()
     slow = deque(queue.keys.clone(), maxlen=7)
     for _ in range(5):
         keys = torch.randn(batch, 4, dtype=torch.float64)
@@ -26,7 +25,7 @@ def test_holds_the_last_keys_in_order(batch):
 
 def test_starts_with_random_directions_and_is_in_the_checkpoint():
     torch.manual_seed(0)
-    queue = Queue(200, 8, 200, "knob")
+    queue = Queue(200, 8, 200)
     torch.testing.assert_close(queue.keys.norm(dim=1), torch.ones(200))
     assert queue.keys.mean(0).norm() < 0.3
     assert torch.equal(queue.state_dict()["keys"], queue.keys)
@@ -34,22 +33,15 @@ def test_starts_with_random_directions_and_is_in_the_checkpoint():
 
 
 def test_keys_are_taken_without_gradient():
-    queue = Queue(5, 3, 9, "knob")
+    queue = Queue(5, 3, 9)
     queue.push(torch.ones(2, 3, requires_grad=True))
     assert not queue.keys.requires_grad
 
 
 def test_more_keys_than_images_are_refused_in_one_line():
-    Queue(9, 3, 9, "methods.moco.queue")
-    with pytest.raises(UserError, match=r"methods.moco.queue: 10 keys .* 9 training images.* set 9 or fewer"):
-        Queue(10, 3, 9, "methods.moco.queue")
-
-
-def test_rows_come_back_in_the_order_of_the_epoch():
-    order = epoch_order(3, 5, 40)[8:20]  # a batch
-    dealt = order.view(3, 2, 2).transpose(0, 1).flatten()  # as two processes hold three chunks
-    assert not torch.equal(dealt, order)
-    assert torch.equal(in_order(dealt, Draw(3, 5, dealt).place()), order)
+    Queue(9, 3, 9)
+    with pytest.raises(KnobError, match=r"^{block}.queue: 10 keys .* 9 training images.* set 9 or fewer$"):
+        Queue(10, 3, 9)
 
 
 @pytest.mark.parametrize(("fraction", "m"), [(0.0, 0.99), (0.5, 0.9945), (1.0, 0.999)])

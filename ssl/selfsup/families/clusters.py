@@ -1,7 +1,7 @@
 """Cluster prediction: once per epoch the stored embeddings are clustered; a view predicts its image's cluster."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -9,13 +9,13 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from selfsup.draw import Draw
-from selfsup.errors import UserError
-from selfsup.families.multicrop import MultiCrop, pooled
+from selfsup.errors import KnobError
+from selfsup.families.multicrop import MultiCrop, by_sample, pooled
 from selfsup.nn.contrastive import unit
-from selfsup.nn.distributed import gather
 from selfsup.nn.heads import mlp
+from selfsup.nn.precision import full_precision
 from selfsup.params import CropsParams, HeadParams, MethodParams
-from selfsup.task import Batch, Facts, Output, Progress
+from selfsup.task import Batch, Facts, Output, Progress, Tensors
 
 
 class ClustersParams(MethodParams):
@@ -26,6 +26,20 @@ class ClustersParams(MethodParams):
     prototypes: Annotated[int, Field(ge=2)]  # K of each
     crops: CropsParams
     projector: HeadParams
+
+
+@full_precision
+def cosines(z: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:  # [B V D], [H K D] -> [B V D], [B V H K]
+    """The embeddings at length 1, and their products with every head's prototypes."""
+    z = unit(z)
+    return z, torch.einsum("bvd,hkd->bvhk", z, prototypes)
+
+
+@full_precision
+def cluster_loss(scores: Tensor, labels: Tensor, tau: float) -> Tensor:  # [B V H K], int64 [B H] -> []
+    """L = -mean over samples, views and heads of log softmax(scores / tau)[y], y being the image's cluster."""
+    log_p = (scores / tau).log_softmax(3)
+    return -log_p.gather(3, labels[:, None, :, None].expand(-1, log_p.shape[1], -1, 1)).mean()
 
 
 class Clusters(MultiCrop):
@@ -41,13 +55,13 @@ class Clusters(MultiCrop):
     labels: Tensor
     used: Tensor
 
-    def __init__(self, params: ClustersParams, facts: Facts, name: str):
+    def __init__(self, params: ClustersParams, facts: Facts):
         if params.prototypes > facts.samples:
-            raise UserError(
-                f"methods.{name}.prototypes: {params.prototypes} clusters are more than the {facts.samples} training "
-                "images; lower it"
+            raise KnobError(
+                "prototypes",
+                f"{params.prototypes} clusters are more than the {facts.samples} training images; lower it",
             )
-        super().__init__(facts, params.crops, name)
+        super().__init__(facts, params.crops)
         self.params = params
         self.projector = mlp(self.backbone.width, params.projector)
         self.width = params.projector.out if params.projector.layers else self.backbone.width
@@ -60,9 +74,9 @@ class Clusters(MultiCrop):
         raise NotImplementedError
 
     def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
-        """The crops, and the images' numbers, int64 [B], in place of their places."""
-        *crops, place = super().views(batch, draw)
-        return *crops, batch["id"].to(place.device, non_blocking=True)
+        """The crops, and the images' numbers, int64 [B]."""
+        crops = super().views(batch, draw)
+        return *crops, batch["id"].to(crops[0].device, non_blocking=True)
 
     @torch.no_grad()
     def start_epoch(self, progress: Progress, sweep: Callable[[], Tensor]) -> Sequence[nn.Parameter]:
@@ -78,23 +92,17 @@ class Clusters(MultiCrop):
         self.used.div_(count * self.params.heads)
         return ()
 
-    def embed(self, views: Sequence[Tensor], progress: Progress) -> Sequence[Tensor]:
-        """Projections of the global views [B 2 D], scores of all [B V H K], and the images' numbers."""
+    def embed(self, views: Sequence[Tensor], progress: Progress) -> Tensors:
+        """Projections of the global views, z [B 2 D]; scores of all, [B V H K]; and the images' numbers, id."""
         *crops, ids = views
-        z = self.projector(torch.cat(pooled(self.backbone, crops)))
-        with torch.autocast(z.device.type, enabled=False):
-            z = torch.stack(unit(z).chunk(len(crops)), dim=1)  # [B V D]
-            return z[:, :2], torch.einsum("bvd,hkd->bvhk", z, self.prototypes), ids
+        z = by_sample(self.projector(torch.cat(pooled(self.backbone, crops))), len(crops))  # [B V D]
+        z, scores = cosines(z, self.prototypes)
+        return {"z": z[:, :2], "scores": scores, "id": ids}
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        z, scores, ids = embeddings
-        with torch.autocast(scores.device.type, enabled=False):
-            log_p = (scores / self.params.temperature).log_softmax(3)  # [B V H K]
-        labels = self.labels[:, ids].T[:, None, :, None].expand(-1, log_p.shape[1], -1, 1)
-        loss = -log_p.gather(3, labels).mean()
-        logs = {"below_uniform": 1 - loss.detach() / math.log(log_p.shape[3]), "clusters_used": self.used.clone()}
-        z = gather(z.detach())
-        return Output(loss, logs=logs, carry={"z": z, "ids": gather(ids)}, embeddings=z.unbind(1))
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        loss = cluster_loss(z["scores"], self.labels[:, z["id"]].T, self.params.temperature)
+        logs = {"below_uniform": 1 - loss / math.log(self.params.prototypes), "clusters_used": self.used.clone()}
+        return Output(loss, logs, rows={"z": z["z"], "id": z["id"]}, embeddings=z["z"].unbind(1))
 
-    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
-        self.bank[:, carry["ids"]] = carry["z"].transpose(0, 1).to(self.bank.dtype)
+    def after_step(self, carry: Tensors, progress: Progress) -> None:
+        self.bank[:, carry["id"]] = carry["z"].transpose(0, 1).to(self.bank.dtype)

@@ -1,8 +1,7 @@
 """Self-distillation: a student matches the outputs of its momentum teacher."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
@@ -13,13 +12,12 @@ from selfsup.families.multicrop import MultiCrop
 from selfsup.nn.ema import cosine_momentum, ema_update, target_of
 from selfsup.nn.heads import CosineLayer, mlp, start_small
 from selfsup.params import CropsParams, MethodParams, PairOfProbabilities, Probability, TeacherHeadParams
-from selfsup.task import Facts, Group, Progress
+from selfsup.task import Facts, Group, Progress, Tensors
 
 
 class TeacherParams(MethodParams):
     """Knobs of a student that matches its teacher's outputs."""
 
-    block: ClassVar[str]  # the method's name
     temperature: PositiveFloat  # tau_s, of the student
     teacher_temperature: PositiveFloat  # tau_t, after the warm-up
     teacher_temperature_start: PositiveFloat
@@ -38,7 +36,7 @@ class TeacherParams(MethodParams):
         for name in ("teacher_temperature", "teacher_temperature_start"):
             if getattr(self, name) >= self.temperature:
                 raise ValueError(
-                    f"methods.{self.block}.{name}: must be lower than the student's temperature, {self.temperature}, "
+                    f"{name}: must be lower than the student's temperature, {self.temperature}, "
                     "or all outputs become equal; lower it"
                 )
         return self
@@ -61,7 +59,7 @@ class Teacher(MultiCrop):
     centre: Tensor
 
     def __init__(self, params: TeacherParams, facts: Facts):
-        super().__init__(facts, params.crops, params.block)
+        super().__init__(facts, params.crops)
         self.params = params
         head = params.projector
         projector = mlp(self.backbone.width, head, norm=head.norm, activation=head.activation)
@@ -79,7 +77,7 @@ class Teacher(MultiCrop):
         if progress.passed < self.params.frozen_epochs:
             self.head[1].weight.grad = None
 
-    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+    def after_step(self, carry: Tensors, progress: Progress) -> None:
         self.centre.lerp_(carry["centre"], 1 - self.params.centre_momentum)
         m = cosine_momentum(self.params.momentum, progress.fraction)
         for teacher, student in zip(self.teacher, (self.backbone, self.head), strict=True):

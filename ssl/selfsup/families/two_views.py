@@ -1,6 +1,6 @@
 """Two views of an image through one backbone and projector."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -8,12 +8,12 @@ from torch import Tensor
 from selfsup.draw import Draw
 from selfsup.nn.heads import mlp
 from selfsup.params import HeadParams
-from selfsup.task import Batch, Facts, Progress, Task
+from selfsup.task import Batch, Facts, Progress, Task, Tensors
 from selfsup.views.image.recipe import two_views
 
 
 class Siamese(Task):
-    """z = g(f(view)) for two views; a method adds the loss. `embed` gives both, [B D] each.
+    """z = g(f(view)) for two views; a method adds the loss. `embed` gives them as `a` and `b`, [B D].
 
     Both views go through the networks together, so that batch norm's statistics are of all 2N views, as SimCLR and the
     methods after it have them. A method with statistics for each view gives an `embed` of its own, with `projected`.
@@ -33,8 +33,9 @@ class Siamese(Task):
         """z of images whose batch norm statistics are their own."""
         return self.projector(self.backbone(images)["pooled"])
 
-    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
-        return self.projected(torch.cat(views)).chunk(2)
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Tensors:
+        a, b = self.projected(torch.cat(views)).chunk(2)
+        return {"a": a, "b": b}
 
 
 def places(features: Mapping[str, Tensor], prefix: int) -> Tensor:  # -> [B L C]

@@ -13,9 +13,6 @@ Differences from the paper: none. Both terms are taken over the global batch of 
 Expect: 82.1 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
-from collections.abc import Sequence
-
-import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
@@ -24,8 +21,9 @@ from selfsup.families.two_views import Siamese
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather
 from selfsup.nn.hypersphere import alignment, uniformity
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams
-from selfsup.task import Facts, Output, Progress
+from selfsup.task import Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="Alignment and uniformity",
@@ -50,6 +48,17 @@ class Params(MethodParams):
     projector: HeadParams
 
 
+@full_precision
+def align_uniform(a: Tensor, b: Tensor, alpha: float, t: float, weights: tuple[float, float]) -> Tensor:
+    """L = w_a E |x - y|^alpha + w_u (U(x) + U(y)) / 2, U(z) = log E_{i != j} exp(-t |z_i - z_j|^2). [N D], [N D] -> []
+
+    x and y are `a` and `b` at length 1; `weights` are w_a and w_u.
+    """
+    x, y = unit(a), unit(b)
+    align, uniform = alignment(x, y, alpha), (uniformity(x, t) + uniformity(y, t)) / 2
+    return weights[0] * align + weights[1] * uniform
+
+
 class AlignUniform(Siamese):
     about = ABOUT
 
@@ -57,11 +66,8 @@ class AlignUniform(Siamese):
         super().__init__(facts, params.projector)
         self.params = params
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        a, b = (gather(z) for z in embeddings)
-        x, y = unit(a), unit(b)
-        with torch.autocast(x.device.type, enabled=False):
-            align = alignment(x, y, self.params.alpha)
-            uniform = (uniformity(x, self.params.t) + uniformity(y, self.params.t)) / 2
-        loss = self.params.align_weight * align + self.params.uniform_weight * uniform
-        return Output(loss, embeddings=(a.detach(), b.detach()))
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        a, b = gather(z["a"]), gather(z["b"])  # [N D]
+        knobs = self.params
+        weights = (knobs.align_weight, knobs.uniform_weight)
+        return Output(align_uniform(a, b, knobs.alpha, knobs.t, weights), embeddings=(z["a"], z["b"]))

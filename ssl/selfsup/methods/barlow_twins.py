@@ -17,17 +17,15 @@ removes.
 Expect: 92 % linear accuracy on CIFAR-10 (ResNet-18, 1000 epochs).
 """
 
-from collections.abc import Sequence
-
-import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from selfsup.about import About, Paper
 from selfsup.families.two_views import Siamese
 from selfsup.nn.distributed import gather
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams
-from selfsup.task import Facts, Output, Progress
+from selfsup.task import Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="Barlow Twins",
@@ -50,14 +48,16 @@ class Params(MethodParams):
     projector: HeadParams
 
 
+@full_precision
 def cross_correlation(a: Tensor, b: Tensor) -> Tensor:  # [N D], [N D] -> [D D]
-    """Equation 2, over the batch."""
+    """Equation 2: C_ij = sum_n x_ni y_nj / N, x and y being `a` and `b` standardised over the batch."""
     a, b = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in (a, b))
     return a.T @ b / len(a)
 
 
+@full_precision
 def barlow(c: Tensor, redundancy: float) -> Tensor:  # [D D] -> []
-    """Equation 1: invariance plus lambda times redundancy."""
+    """Equation 1: L = sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2."""
     on = c.diagonal()
     return (1 - on).square().sum() + redundancy * (c.square().sum() - on.square().sum())
 
@@ -69,11 +69,11 @@ class BarlowTwins(Siamese):
         super().__init__(facts, params.projector)
         self.params = params
 
-    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
-        return [self.projected(view) for view in views]  # batch norm's statistics are each view's own
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Tensors:
+        a, b = views
+        return {"a": self.projected(a), "b": self.projected(b)}  # batch norm's statistics are each view's own
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        a, b = (gather(z if z.dtype == torch.float64 else z.float()) for z in embeddings)
-        with torch.autocast(a.device.type, enabled=False):
-            loss = self.params.scale * barlow(cross_correlation(a, b), self.params.redundancy)
-        return Output(loss, embeddings=(a.detach(), b.detach()))
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        a, b = gather(z["a"]), gather(z["b"])  # [N D]
+        loss = self.params.scale * barlow(cross_correlation(a, b), self.params.redundancy)
+        return Output(loss, embeddings=(z["a"], z["b"]))

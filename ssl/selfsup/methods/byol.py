@@ -15,19 +15,17 @@ paper's starts at 0.996, for short runs.
 Expect: 86 % linear accuracy on CIFAR-10 (ResNet-18, 200 epochs).
 """
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsup.about import About, Paper
 from selfsup.draw import Draw
-from selfsup.nn.distributed import gather
 from selfsup.nn.ema import cosine_momentum, ema_update, target_of
 from selfsup.nn.heads import mlp, predictor
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
-from selfsup.task import Batch, Facts, Output, Progress, Task
+from selfsup.task import Batch, Facts, Output, Progress, Task, Tensors
 from selfsup.views.image.recipe import two_views
 
 ABOUT = About(
@@ -51,10 +49,10 @@ class Params(MethodParams):
     predictor: HeadParams  # q, of the online network only
 
 
+@full_precision
 def regression(q: Tensor, z: Tensor) -> Tensor:  # [B D], [B D] -> []
-    """Equation 2: squared distance of the normalised prediction and target, 2 - 2 cos(q, z), mean over the batch."""
-    double = q.dtype == torch.float64
-    return 2 - 2 * F.cosine_similarity(*((q, z) if double else (q.float(), z.float())), dim=1).mean()
+    """Equation 2: L = mean |q / |q| - z / |z||^2 = mean( 2 - 2 cos(q, z) )."""
+    return 2 - 2 * F.cosine_similarity(q, z, dim=1).mean()
 
 
 class BYOL(Task):
@@ -66,7 +64,7 @@ class BYOL(Task):
         self.backbone = facts.backbone()  # f
         self.projector = mlp(self.backbone.width, params.projector)  # g
         width = params.projector.out if params.projector.layers else self.backbone.width
-        self.predictor = predictor(width, params.predictor, "byol")  # q
+        self.predictor = predictor(width, params.predictor)  # q
         self.target = nn.ModuleList([target_of(self.backbone), target_of(self.projector)])  # xi
         self.momentum = params.momentum
 
@@ -80,9 +78,9 @@ class BYOL(Task):
             target = [projector(backbone(v)["pooled"]) for v in views]  # sg(z'_xi)
         a, b = (self.predictor(z) for z in online)
         loss = regression(a, target[1]) + regression(b, target[0])
-        return Output(loss, embeddings=[gather(z.detach()) for z in online])
+        return Output(loss, embeddings=online)
 
-    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+    def after_step(self, carry: Tensors, progress: Progress) -> None:
         m = cosine_momentum(self.momentum, progress.fraction)
         for target, online in zip(self.target, (self.backbone, self.projector), strict=True):
             ema_update(target, online, m)

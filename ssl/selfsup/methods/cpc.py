@@ -16,7 +16,6 @@ Expect: 78.6 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epoch
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +24,11 @@ from torch import Tensor, nn
 
 from selfsup.about import About, Paper
 from selfsup.draw import Draw
-from selfsup.errors import UserError
+from selfsup.errors import KnobError
 from selfsup.nn.distributed import gather, rank
+from selfsup.nn.precision import full_precision
 from selfsup.params import MethodParams
-from selfsup.task import Batch, Facts, Output, Progress, Task
+from selfsup.task import Batch, Facts, Output, Progress, Task, Tensors
 from selfsup.views.image.recipe import crop_view
 
 ABOUT = About(
@@ -57,6 +57,16 @@ def patches_of(images: Tensor, side: int) -> Tensor:  # [B 3 S S] -> [B h w 3 si
     return images.unfold(2, side, side // 2).unfold(3, side, side // 2).permute(0, 2, 3, 1, 4, 5)
 
 
+@full_precision
+def candidates(prediction: Tensor, z: Tensor, own: Tensor) -> Tensor:  # [B r w D], [N r w D], int64 [B] -> []
+    """Equation 4: L = -mean log( e^(z_n.p_n) / sum_m e^(z_m.p_n) ), at every place of the r rows by itself.
+
+    p_n = W_k c are the predictions of the images `own` among the N.
+    """
+    scores = torch.einsum("brcd,nrcd->brcn", prediction, z)
+    return F.cross_entropy(scores.flatten(0, 2), own[:, None, None].expand(scores.shape[:3]).flatten())
+
+
 class Causal(nn.Module):
     """A residual 2 x 3 convolution that sees a place's own row and the one above. [B D h w] -> same"""
 
@@ -76,18 +86,14 @@ class CPC(Task):
         self.recipe, self.size, self.params = facts.views, facts.image_size, params
         self.backbone = facts.backbone()  # g_enc
         if params.patch % 2 or params.patch > facts.image_size:
-            raise UserError(
-                f"methods.cpc.patch: {params.patch} px must be even and at most data.image_size, {facts.image_size}"
-            )
+            raise KnobError("patch", f"{params.patch} px must be even and at most data.image_size, {facts.image_size}")
         rows = 2 * (facts.image_size - params.patch) // params.patch + 1
         if params.steps >= rows:
-            raise UserError(
-                f"methods.cpc.steps: {params.steps} rows ahead in a grid of {rows}; lower it or methods.cpc.patch"
-            )
+            raise KnobError("steps", f"{params.steps} rows ahead in a grid of {rows}; lower it or {{block}}.patch")
         try:
             self.backbone.admit(params.patch)
         except ValueError as error:
-            raise UserError(f"methods.cpc.patch: {error}; raise it or choose another backbone") from None
+            raise KnobError("patch", f"{error}; raise it or choose another backbone") from None
         width = self.backbone.width
         self.context = nn.Sequential(*(Causal(width) for _ in range(params.layers)))  # g_ar
         predictors = [nn.Linear(width, width, bias=False) for _ in range(params.steps)]  # W_k
@@ -98,23 +104,17 @@ class CPC(Task):
     def views(self, batch: Batch, draw: Draw) -> Tensor:
         return crop_view(batch, draw, self.recipe, self.size)
 
-    def embed(self, views: Tensor, progress: Progress) -> Sequence[Tensor]:
-        """z [B h w D], and the predictions W_k c of z's rows from the (k+1)th on, [B h-k w D] for each k."""
+    def embed(self, views: Tensor, progress: Progress) -> Tensors:
+        """z [B h w D], and as `ahead k` the predictions W_k c of z's rows from the (k+1)th on, [B h-k w D]."""
         patches = patches_of(views, self.params.patch)
         z = self.backbone(patches.flatten(0, 2))["pooled"].unflatten(0, patches.shape[:3])
         c = self.context(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [B h w D]
-        return z, *(predict(c[:, :-k]) for k, predict in enumerate(self.predictors, start=1))
+        return {"z": z} | {f"ahead {k}": predict(c[:, :-k]) for k, predict in enumerate(self.predictors, start=1)}
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        z, *predictions = (x if x.dtype == torch.float64 else x.float() for x in embeddings)
-        everything = gather(z)  # [N h w D]
-        own = torch.arange(len(z), device=z.device) + rank() * len(z)
-        losses = []
-        with torch.autocast(z.device.type, enabled=False):
-            for k, prediction in enumerate(predictions, start=1):
-                scores = torch.einsum("brcd,nrcd->brcn", prediction, everything[:, k:])
-                target = own[:, None, None].expand(scores.shape[:3])
-                losses.append(F.cross_entropy(scores.flatten(0, 2), target.flatten()))
-        loss = torch.stack(losses).mean()
-        logs = {"information": math.log(len(everything)) - loss.detach()}  # nats, at least
-        return Output(loss, logs=logs, embeddings=[everything.detach().mean((1, 2))])
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        everything = gather(z["z"])  # [N h w D]
+        own = torch.arange(len(z["z"]), device=everything.device) + rank() * len(z["z"])
+        steps = range(1, self.params.steps + 1)
+        loss = torch.stack([candidates(z[f"ahead {k}"], everything[:, k:], own) for k in steps]).mean()
+        logs = {"information": math.log(len(everything)) - loss}  # nats, at least
+        return Output(loss, logs, embeddings=[z["z"].mean((1, 2))])

@@ -14,17 +14,16 @@ Expect: 83.7 to 84.4 % kNN accuracy on CIFAR-10 (ResNet-18) with batches of 32 t
 to 81.4 %.
 """
 
-from collections.abc import Sequence
-
 from pydantic import PositiveFloat
 from torch import Tensor
 
 from selfsup.about import About, Paper
 from selfsup.families.two_views import Siamese
-from selfsup.nn.contrastive import decoupled, over_anchors, unit
+from selfsup.nn.contrastive import over_anchors, unit
 from selfsup.nn.distributed import gather
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams
-from selfsup.task import Facts, Output, Progress
+from selfsup.task import Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="DCL",
@@ -43,6 +42,13 @@ class Params(MethodParams):
     projector: HeadParams
 
 
+@full_precision
+def decoupled(positive: Tensor, negatives: Tensor, weight: Tensor | float = 1.0) -> Tensor:  # [M], [M K] -> []
+    """Equations 5 and 6: L = mean( -w s + log sum_k e^s_k ), s the positive's and s_k the negatives' cosine / tau."""
+    return (negatives.logsumexp(1) - weight * positive).mean()
+
+
+@full_precision
 def von_mises_fisher(cosine: Tensor, sigma: float) -> Tensor:  # [M] -> [M], mean 1
     """Equation 6: 2 - exp(cos / sigma) / E exp(cos / sigma), without gradient."""
     w = ((cosine.detach() - 1) / sigma).exp()
@@ -56,9 +62,9 @@ class DCL(Siamese):
         super().__init__(facts, params.projector)
         self.params = params
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        a, b = (gather(z) for z in embeddings)
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        a, b = gather(z["a"]), gather(z["b"])  # [N D]
         tau = self.params.temperature
         cosine = (unit(a) * unit(b)).sum(1).repeat(2)  # either view's, of its positive
         own = [von_mises_fisher(cosine, self.params.sigma)] if self.params.weighted else []
-        return Output(over_anchors(decoupled, a, b, tau, *own), embeddings=(a.detach(), b.detach()))
+        return Output(over_anchors(decoupled, a, b, tau, *own), embeddings=(z["a"], z["b"]))

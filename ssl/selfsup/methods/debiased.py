@@ -12,19 +12,19 @@ Differences from the paper: none in the loss. The negatives come from the global
 Expect: 80.4 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
+import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from selfsup.about import About, Paper
 from selfsup.families.two_views import Siamese
-from selfsup.nn.contrastive import debiased, over_anchors
+from selfsup.nn.contrastive import corrected, over_anchors
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
-from selfsup.task import Facts, Output, Progress
+from selfsup.task import Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="Debiased contrastive learning",
@@ -42,6 +42,15 @@ class Params(MethodParams):
     projector: HeadParams
 
 
+def debiased(positive: Tensor, negatives: Tensor, tau: float, tau_plus: float) -> Tensor:  # [M], [M n] -> []
+    """Equation 8: L = mean( -s + log(e^s + n g) ),
+
+    g = max( (mean_k e^s_k - tau_plus e^s) / (1 - tau_plus), e^(-1/tau) ). s is the positive's and s_k the n
+    negatives' cosine / tau.
+    """
+    return corrected(positive, negatives, torch.zeros_like(negatives), tau, tau_plus)
+
+
 class Debiased(Siamese):
     about = ABOUT
 
@@ -49,8 +58,8 @@ class Debiased(Siamese):
         super().__init__(facts, params.projector)
         self.params = params
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        a, b = (gather(z) for z in embeddings)
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        a, b = gather(z["a"]), gather(z["b"])  # [N D]
         t = self.params.temperature
         loss = over_anchors(partial(debiased, tau=t, tau_plus=self.params.tau_plus), a, b, t)
-        return Output(loss, embeddings=(a.detach(), b.detach()))
+        return Output(loss, embeddings=(z["a"], z["b"]))

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from selfsup.about import About, Paper
 from selfsup.draw import Draw
 from selfsup.epochs import Period
-from selfsup.errors import UserError
-from selfsup.nn.distributed import gather
+from selfsup.errors import KnobError
 from selfsup.nn.kmeans import spherical_kmeans, whitened
+from selfsup.nn.precision import full_precision
 from selfsup.params import MethodParams
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.image.recipe import crop_view
@@ -51,6 +51,12 @@ class Params(MethodParams):
     dims: PositiveInt  # principal components that are clustered
     every: Period  # epochs between two clusterings
     sobel: bool  # the network sees edges instead of colours
+
+
+@full_precision
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:  # [B k], int64 [B], [k] -> []
+    """Equation 1: L = -mean_n w_y log softmax(logits_n)_y, y the image's cluster, w_y = N / (k size of y)."""
+    return (weight[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()
 
 
 class Sobel(nn.Module):
@@ -88,9 +94,8 @@ class DeepCluster(Task):
 
     def __init__(self, params: Params, facts: Facts):
         if params.clusters > facts.samples:
-            raise UserError(
-                f"methods.deepcluster.clusters: {params.clusters} are more than the {facts.samples} training images; "
-                "lower it"
+            raise KnobError(
+                "clusters", f"{params.clusters} are more than the {facts.samples} training images; lower it"
             )
         super().__init__()
         self.recipe, self.size, self.params = facts.views, facts.image_size, params
@@ -129,7 +134,7 @@ class DeepCluster(Task):
 
     def forward(self, views: tuple[Tensor, Tensor], progress: Progress) -> Output:
         images, ids = views
-        features, labels = self.backbone(self.sobel(images))["pooled"], self.labels[ids]
-        losses = F.cross_entropy(self.classifier(features), labels, reduction="none")
+        features = self.backbone(self.sobel(images))["pooled"]
+        loss = weighted_cross_entropy(self.classifier(features), self.labels[ids], self.weight)
         logs = {"nmi": self.agreement.clone()}  # of the classes with those before
-        return Output((self.weight[labels] * losses).mean(), logs=logs, embeddings=[gather(features.detach())])
+        return Output(loss, logs, embeddings=[features])

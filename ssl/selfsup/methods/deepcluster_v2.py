@@ -45,7 +45,7 @@ class DeepClusterV2(Clusters):
     about = ABOUT
 
     def __init__(self, params: Params, facts: Facts):
-        super().__init__(params, facts, "deepcluster_v2")
+        super().__init__(params, facts)
         self.register_buffer("prototypes", unit(torch.randn(params.heads, params.prototypes, self.width)))
         self.seed = int(torch.randint(2**31, ()))  # of the first centroids, a function of the run's seed
 

@@ -21,16 +21,16 @@ Expect: 89 % linear accuracy on CIFAR-10 (ResNet-18 with batch norm in the head,
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from selfsup.about import About, Paper
 from selfsup.families.distillation import Teacher, TeacherParams
-from selfsup.families.multicrop import cross_views, pooled
-from selfsup.nn.distributed import gather, mean_over_ranks
-from selfsup.task import Output, Progress
+from selfsup.families.multicrop import by_sample, by_view, cross_views, pooled
+from selfsup.nn.distributed import mean_over_ranks
+from selfsup.nn.precision import full_precision
+from selfsup.task import Output, Progress, Tensors
 
 ABOUT = About(
     title="DINO",
@@ -48,26 +48,37 @@ ABOUT = About(
 
 
 class Params(TeacherParams):
-    block: ClassVar[str] = "dino"
+    pass
+
+
+@full_precision
+def distillation(
+    student: Tensor, teacher: Tensor, centre: Tensor, tau_s: float, tau_t: float
+) -> tuple[Tensor, Tensor]:  # [V B K], [2 B K], [K] -> [], [2 B K]
+    """Equation 3: L = -mean over views u != v and images of sum_k P_u[k] log softmax(s_v / tau_s)[k], and P.
+
+    P_u = softmax((t_u - C) / tau_t), u being a global view of the teacher and v any view of the student.
+    """
+    targets = ((teacher - centre) / tau_t).softmax(2)
+    return cross_views(student.unbind(), targets.unbind(), tau_s), targets
 
 
 class DINO(Teacher):
     about = ABOUT
 
-    def embed(self, views: Sequence[Tensor], progress: Progress) -> Sequence[Tensor]:
-        *crops, _ = views
-        student = self.head(torch.cat(pooled(self.backbone, crops))).chunk(len(crops))
+    def embed(self, views: Sequence[Tensor], progress: Progress) -> Tensors:
+        """Logits of the teacher for the global views, [B 2 K], and of the student for all, [B V K]."""
+        student = self.head(torch.cat(pooled(self.backbone, views)))
         with torch.no_grad():
             backbone, head = self.teacher
-            teacher = head(torch.cat(pooled(backbone, crops[:2]))).chunk(2)
-        return *teacher, *student
+            teacher = head(torch.cat(pooled(backbone, views[:2])))
+        return {"teacher": by_sample(teacher, 2), "student": by_sample(student, len(views))}
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        teacher, student = torch.stack(list(embeddings[:2])), embeddings[2:]
-        with torch.autocast(teacher.device.type, enabled=False):
-            targets = ((teacher - self.centre) / self.teacher_temperature(progress)).softmax(2)
-            loss = cross_views(student, list(targets), self.params.temperature)
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        student, teacher = by_view(z["student"]), by_view(z["teacher"])
+        tau = self.params.temperature, self.teacher_temperature(progress)
+        loss, targets = distillation(student, teacher, self.centre, *tau)
         entropy = -(targets * targets.clamp(min=1e-30).log()).sum(2).mean()
-        logs = {"below_uniform": 1 - loss.detach() / math.log(self.params.outputs), "teacher_entropy": entropy}
-        seen = [gather(s.detach()) for s in student[:2]]
-        return Output(loss, logs=logs, carry={"centre": mean_over_ranks(teacher.mean((0, 1)))}, embeddings=seen)
+        logs = {"below_uniform": 1 - loss / math.log(self.params.outputs), "teacher_entropy": entropy}
+        centre = mean_over_ranks(teacher.mean((0, 1)))
+        return Output(loss, logs, carry={"centre": centre}, embeddings=student[:2].unbind())

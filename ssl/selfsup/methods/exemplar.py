@@ -14,7 +14,6 @@ are not normalised, over the global batch.
 Expect: 80.1 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -24,11 +23,13 @@ from torch import Tensor
 
 from selfsup.about import About, Paper
 from selfsup.draw import Draw
-from selfsup.errors import UserError
+from selfsup.errors import KnobError
+from selfsup.families.multicrop import by_sample, by_view
 from selfsup.nn.distributed import gather
 from selfsup.nn.heads import mlp
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams
-from selfsup.task import Batch, Facts, Output, Progress, Task
+from selfsup.task import Batch, Facts, Output, Progress, Task, Tensors
 from selfsup.views.image.recipe import strong_view
 
 ABOUT = About(
@@ -52,9 +53,18 @@ class Params(MethodParams):
     projector: HeadParams  # whose last layer is the classifier of images, or the triplets' embedding, of width `out`
 
 
+@full_precision
+def softmax(logits: Tensor, ids: Tensor) -> Tensor:  # [M n], int64 [M] -> []
+    """Equation 2: L = -mean log softmax(logits)[i], i being the image among all n."""
+    return F.cross_entropy(logits, ids)
+
+
+@full_precision
 def batch_hard(z: Tensor, ids: Tensor) -> Tensor:  # [M D], [M] -> []
-    """Equation 5 with log(1 + e^x) for the hinge, on Euclidean distances, which are neither normalised nor squared."""
-    z = z if z.dtype == torch.float64 else z.float()
+    """Equation 5 with log(1 + e^x) for the hinge, on Euclidean distances, which are neither normalised nor squared.
+
+    L = mean_i log( 1 + e^(max_{j of i's image} |z_i - z_j| - min_{k of another} |z_i - z_k|) )
+    """
     d = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")  # whose gradient at 0 is 0
     same = ids[:, None] == ids
     farthest = d.masked_fill(~same, -torch.inf).amax(1)
@@ -72,7 +82,7 @@ class Exemplar(Task):
         head = params.projector
         if params.form == "softmax":
             if not head.layers:
-                raise UserError("methods.exemplar.projector.layers: 0 leaves no classifier; set 1 or more")
+                raise KnobError("projector.layers", "0 leaves no classifier; set 1 or more")
             head = head.model_copy(update={"out": facts.samples})
         self.projector = mlp(self.backbone.width, head)
 
@@ -80,18 +90,14 @@ class Exemplar(Task):
         forks = [draw.fork(f"example {i}") for i in range(self.params.examples)]
         return *(strong_view(batch, fork, self.recipe, self.size) for fork in forks), batch["id"]
 
-    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Tensors:
         *images, ids = views
-        h = self.backbone(torch.cat(images))["pooled"]
-        count = len(images)
-        return *self.projector(h).chunk(count), *(x.detach() for x in h.chunk(count)[:2]), ids
+        h, count = self.backbone(torch.cat(images))["pooled"], len(images)
+        return {"z": by_sample(self.projector(h), count), "h": by_sample(h, count)[:, :2].detach(), "id": ids}
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        *outs, a, b, ids = embeddings
+    def loss(self, z: Tensors, progress: Progress) -> Output:
         if self.params.form == "softmax":
-            z = torch.cat(outs)
-            z = z if z.dtype == torch.float64 else z.float()
-            loss = F.cross_entropy(z, ids.repeat(len(outs)))
+            loss = softmax(by_view(z["z"]).flatten(0, 1), z["id"].repeat(self.params.examples))
         else:
-            loss = batch_hard(torch.cat([gather(z) for z in outs]), gather(ids).repeat(len(outs)))
-        return Output(loss, embeddings=(gather(a.detach()), gather(b.detach())))
+            loss = batch_hard(by_view(gather(z["z"])).flatten(0, 1), gather(z["id"]).repeat(self.params.examples))
+        return Output(loss, embeddings=z["h"].unbind(1))

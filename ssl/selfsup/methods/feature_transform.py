@@ -15,7 +15,6 @@ Differences from the paper: those of `moco`: batch norm is not shuffled among pr
 Expect: 81.2 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -27,10 +26,10 @@ from selfsup.about import About, Paper
 from selfsup.draw import Draw
 from selfsup.families.momentum import Momentum
 from selfsup.nn.contrastive import info_nce, queue_similarities, unit
-from selfsup.nn.distributed import gather
-from selfsup.nn.queue import Queue, in_order
+from selfsup.nn.precision import full_precision
+from selfsup.nn.queue import Queue
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
-from selfsup.task import Batch, Facts, Output, Progress
+from selfsup.task import Batch, Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="Feature transformation",
@@ -79,12 +78,23 @@ def interpolate(queue: Tensor, other: Tensor, lam: Tensor) -> Tensor:
     return lam * queue + (1 - lam) * queue[other]
 
 
+@full_precision
+def contrast(q: Tensor, k: Tensor, lam: Tensor, negatives: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """L = -mean_i log( e^(q'_i.k'_i / tau) / (e^(q'_i.k'_i / tau) + sum_j e^(q_i.m_j / tau)) ), and mean_i q'_i.k'_i.
+
+    q and k are of length 1, q' and k' extrapolated, m the mixed keys. [N D], [N D], [N 1], [K D] -> [], []
+    """
+    q_hat, k_hat = extrapolate(unit(q), unit(k), lam)
+    score = (q_hat * k_hat).sum(1)
+    return info_nce(score / tau, queue_similarities(q, negatives, tau)), score.mean()
+
+
 class FeatureTransform(Momentum):
     about = ABOUT
 
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector, params.momentum)
-        self.queue = Queue(params.queue, self.width, facts.samples, "methods.feature_transform.queue")
+        self.queue = Queue(params.queue, self.width, facts.samples)
         self.params = params
         self.seed = int(torch.randint(2**31, ()))  # of the mixing, a function of the run's seed
 
@@ -94,8 +104,9 @@ class FeatureTransform(Momentum):
         lam = torch.ones(len(draw.key), 1) if alpha is None else 1 + beta(draw.uniform("positive", 1), alpha)
         return *views, lam.to(views[0])
 
-    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
-        return *super().embed(views[:3], progress), views[3]
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Tensors:
+        query, key, lam = views
+        return {**super().embed((query, key), progress), "lam": lam}
 
     def negatives(self, step: int) -> Tensor:
         """The queue, mixed anew each step. [K D]"""
@@ -105,16 +116,12 @@ class FeatureTransform(Momentum):
         draw = Draw(self.seed, step, torch.arange(len(keys), device=keys.device))
         return interpolate(keys, draw.place().argsort(), beta(draw.uniform("negative", 1), alpha).to(keys))
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        q, k, place, lam = embeddings[0], embeddings[1].detach(), embeddings[2], embeddings[3].detach()
-        q_hat, k_hat = extrapolate(unit(q), unit(k), lam)
-        score = (q_hat * k_hat).sum(1)
-        tau = self.params.temperature
-        loss = info_nce(score / tau, queue_similarities(q, self.negatives(progress.step), tau))
-        logs = {"positive_score": score.mean().detach()}
-        carry = {"keys": in_order(k, place)}
-        return Output(loss, logs=logs, carry=carry, embeddings=(gather(q.detach()), gather(k)))
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        q, k = z["q"], z["k"].detach()
+        mixed = self.negatives(progress.step)
+        loss, score = contrast(q, k, z["lam"].detach(), mixed, self.params.temperature)
+        return Output(loss, {"positive_score": score}, rows={"k": k}, embeddings=(q, k))
 
-    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+    def after_step(self, carry: Tensors, progress: Progress) -> None:
         super().after_step(carry, progress)
-        self.queue.push(carry["keys"])
+        self.queue.push(carry["k"])

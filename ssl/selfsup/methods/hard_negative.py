@@ -14,7 +14,6 @@ Differences from the paper: none in the loss. The negatives come from the global
 Expect: 82.0 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
@@ -23,10 +22,10 @@ from torch import Tensor
 
 from selfsup.about import About, Paper
 from selfsup.families.two_views import Siamese
-from selfsup.nn.contrastive import debiased, over_anchors
+from selfsup.nn.contrastive import corrected, over_anchors
 from selfsup.nn.distributed import gather
 from selfsup.params import HeadParams, MethodParams
-from selfsup.task import Facts, Output, Progress
+from selfsup.task import Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="Hard negatives",
@@ -50,6 +49,15 @@ class Params(MethodParams):
     projector: HeadParams
 
 
+def hard(positive: Tensor, negatives: Tensor, tau: float, tau_plus: float, beta: float) -> Tensor:
+    """Equation 4: L = mean( -s + log(e^s + n g) ), g = max( (E - tau_plus e^s) / (1 - tau_plus), e^(-1/tau) ),
+
+    E = sum_k e^((1 + beta) s_k) / sum_k e^(beta s_k). s is the positive's and s_k the n negatives' cosine / tau.
+    [M], [M n] -> []
+    """
+    return corrected(positive, negatives, beta * negatives, tau, tau_plus)
+
+
 class HardNegative(Siamese):
     about = ABOUT
 
@@ -57,8 +65,8 @@ class HardNegative(Siamese):
         super().__init__(facts, params.projector)
         self.params = params
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        a, b = (gather(z) for z in embeddings)
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        a, b = gather(z["a"]), gather(z["b"])  # [N D]
         knobs, tau = self.params, self.params.temperature
-        loss = over_anchors(partial(debiased, tau=tau, tau_plus=knobs.tau_plus, beta=knobs.beta), a, b, tau)
-        return Output(loss, embeddings=(a.detach(), b.detach()))
+        loss = over_anchors(partial(hard, tau=tau, tau_plus=knobs.tau_plus, beta=knobs.beta), a, b, tau)
+        return Output(loss, embeddings=(z["a"], z["b"]))

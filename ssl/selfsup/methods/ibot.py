@@ -19,9 +19,9 @@ Expect: 91.3 % kNN accuracy on digits (small vision transformer, 50 epochs), whe
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat
@@ -29,15 +29,16 @@ from torch import Tensor, nn
 
 from selfsup.about import About, Paper
 from selfsup.draw import Draw
-from selfsup.errors import UserError
+from selfsup.errors import KnobError
 from selfsup.families.distillation import Teacher, TeacherParams
-from selfsup.families.multicrop import cross_views, pooled
+from selfsup.families.multicrop import by_sample, by_view, cross_views, pooled
 from selfsup.families.two_views import places
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather, mean_over_ranks, rank
+from selfsup.nn.precision import full_precision
 from selfsup.nn.sinkhorn import sinkhorn
 from selfsup.params import Probability
-from selfsup.task import Batch, Facts, Output, Progress
+from selfsup.task import Batch, Facts, Output, Progress, Tensors
 from selfsup.views.image.recipe import patch_mask
 
 ABOUT = About(
@@ -56,15 +57,15 @@ ABOUT = About(
 
 
 class Params(TeacherParams):
-    block: ClassVar[str] = "ibot"
     mask_ratio: Annotated[float, Field(gt=0, lt=1)]  # r, of the patches of a masked view
     masked: Probability  # share of the global views that are masked
     centring: Literal["centre", "sinkhorn"]  # how the teacher's outputs are kept apart
     koleo: NonNegativeFloat  # weight of the spread of features; 0: none
 
 
+@full_precision
 def masked_patches(student: Tensor, target: Tensor, hidden: Tensor, tau: float) -> Tensor:
-    """Equation 2: cross-entropy of hidden patches, mean over those of an image, then over images.
+    """Equation 2: L = -mean over images of the mean over hidden patches l of sum_k q_l[k] log softmax(s_l / tau)[k].
 
     Logits and probabilities [B L K], bool [B L] -> []; an image without hidden patches counts 0.
     """
@@ -72,8 +73,9 @@ def masked_patches(student: Tensor, target: Tensor, hidden: Tensor, tau: float) 
     return ((losses * hidden).sum(1) / hidden.sum(1).clamp(min=1)).mean()
 
 
+@full_precision
 def koleo(x: Tensor) -> Tensor:  # [N D] -> []
-    """Minus the mean log distance of normalised rows to the nearest other (Sablayrolles et al. 2019)."""
+    """L = -mean_i log min_{j != i} |x_i - x_j|, rows at length 1 (Sablayrolles et al. 2019)."""
     x = unit(x)
     own = torch.eye(len(x), dtype=torch.bool, device=x.device)
     nearest = (x @ x.T).detach().masked_fill(own, -torch.inf).argmax(1)
@@ -106,39 +108,47 @@ class IBOT(Teacher):
         super().__init__(params, facts)
         net = self.backbone.net
         if not isinstance(net, VisionTransformer):
-            raise UserError("methods.ibot.backbone: iBOT masks the tokens of a VisionTransformer of timm; choose vit")
+            raise KnobError("backbone", "iBOT masks the tokens of a VisionTransformer of timm; choose vit")
         self.grid = net.patch_embed.grid_size
         if not 0 < int((1 - params.mask_ratio) * net.patch_embed.num_patches) < net.patch_embed.num_patches:
-            raise UserError("methods.ibot.mask_ratio: leaves none or all of the patches visible")
+            raise KnobError("mask_ratio", "leaves none or all of the patches visible")
         self.mask_token = nn.Parameter(torch.randn(net.embed_dim) * 0.02)
         self.register_buffer("patch_centre", torch.zeros(params.outputs))
 
     def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
-        """The crops, which patches of the two global ones are hidden, bool [B L], and the samples' places."""
-        *crops, place = super().views(batch, draw)
+        """The crops, and which patches of the two global ones are hidden, bool [B L]."""
+        crops = super().views(batch, draw)
         masks = []
         for own in (draw.fork("mask 1"), draw.fork("mask 2")):
             keep, restore = patch_mask(own, "block", self.params.mask_ratio, *self.grid)
             masks.append((restore >= keep.shape[1]) & own.bernoulli("masked", self.params.masked, 1))
-        return *crops, *(mask.to(place.device) for mask in masks), place
+        return *crops, *(mask.to(crops[0].device) for mask in masks)
 
-    def embed(self, views: Sequence[Tensor], progress: Progress) -> Sequence[Tensor]:
-        """Of both global views: patches by teacher and student [B L K], masks, features, and teacher; then students."""
-        *crops, mask_a, mask_b, _ = views
+    def embed(self, views: Sequence[Tensor], progress: Progress) -> Tensors:
+        """Of the global views: hidden patches, bool [B 2 L]; logits of patches by student and teacher, [B 2 L K]; the
+        student's features [B 2 D]; the teacher's logits [B 2 K]. Of all views: the student's logits [B V K].
+        """
+        *crops, mask_a, mask_b = views
         whole = torch.cat(crops[:2])
         with masking(self.backbone.net, torch.cat([mask_a, mask_b]), self.mask_token):
             features = self.backbone.forward(whole)  # not its compiled call, which does not look at hooks again
         small = pooled(self.backbone, crops[2:])
-        student = self.head(torch.cat([features["pooled"], *small])).chunk(len(crops))
+        student = self.head(torch.cat([features["pooled"], *small]))
         with torch.no_grad():
             backbone, head = self.teacher
             targets = backbone(whole)
-            teacher = head(targets["pooled"]).chunk(2)
-            patch_targets = self.of_patches(head, targets).chunk(2)
-        patches = self.of_patches(self.head, features).chunk(2)
-        return *patch_targets, *patches, mask_a, mask_b, *features["pooled"].chunk(2), *teacher, *student
+            teacher = head(targets["pooled"])
+            patch_teacher = self.of_patches(head, targets)
+        global_views = {
+            "patches": self.of_patches(self.head, features),
+            "patch_teacher": patch_teacher,
+            "features": features["pooled"],
+            "teacher": teacher,
+        }
+        named = {name: by_sample(x, 2) for name, x in global_views.items()}
+        return named | {"hidden": torch.stack([mask_a, mask_b], dim=1), "student": by_sample(student, len(crops))}
 
-    def of_patches(self, head: nn.Module, features: Mapping[str, Tensor]) -> Tensor:  # -> [B L K]
+    def of_patches(self, head: nn.Module, features: Tensors) -> Tensor:  # -> [B L K]
         local = places(features, self.backbone.net.num_prefix_tokens)
         return head(local.flatten(0, 1)).unflatten(0, local.shape[:2])
 
@@ -151,28 +161,26 @@ class IBOT(Teacher):
         codes = sinkhorn(everything.flatten(0, -2), tau).view_as(everything)
         return codes[rank() * len(logits) : (rank() + 1) * len(logits)]
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        patch_teacher, patches, masks, features, teacher = (list(embeddings[i : i + 2]) for i in (0, 2, 4, 6, 8))
-        student, tau = embeddings[10:], self.params.temperature
-        with torch.autocast(student[0].device.type, enabled=False):
-            targets = [self.targets(t, self.centre, progress) for t in teacher]
-            patch_targets = [self.targets(t, self.patch_centre, progress) for t in patch_teacher]
-            between = cross_views(student, targets, tau)
-            within = [masked_patches(*each, tau) for each in zip(patches, patch_targets, masks, strict=True)]
-            loss = between + torch.stack(within).mean()
-            if self.params.koleo:
-                loss = loss + self.params.koleo * sum(koleo(gather(x)) for x in features)
-        logs = {
-            "below_uniform": 1 - between.detach() / math.log(self.params.outputs),
-            "between_views": between.detach(),
-            "within_view": torch.stack(within).mean().detach(),
-        }
+    @full_precision
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        v = {name: by_view(x) for name, x in z.items()}  # [V B ...]
+        tau = self.params.temperature
+        targets = [self.targets(t, self.centre, progress) for t in v["teacher"]]
+        patch_targets = [self.targets(t, self.patch_centre, progress) for t in v["patch_teacher"]]
+        between = cross_views(v["student"].unbind(), targets, tau)
+        own = zip(v["patches"], patch_targets, v["hidden"], strict=True)
+        within = torch.stack([masked_patches(*each, tau) for each in own]).mean()
+        loss = between + within
+        if self.params.koleo:
+            loss = loss + self.params.koleo * sum(koleo(gather(x)) for x in v["features"])
+        uniform = math.log(self.params.outputs)
+        logs = {"below_uniform": 1 - between / uniform, "between_views": between, "within_view": within}
         carry = {
-            "centre": mean_over_ranks(torch.stack(teacher).mean((0, 1))),
-            "patch_centre": mean_over_ranks(torch.stack(patch_teacher).mean((0, 1, 2))),
+            "centre": mean_over_ranks(v["teacher"].mean((0, 1))),
+            "patch_centre": mean_over_ranks(v["patch_teacher"].mean((0, 1, 2))),
         }
-        return Output(loss, logs=logs, carry=carry, embeddings=[gather(s.detach()) for s in student[:2]])
+        return Output(loss, logs, carry=carry, embeddings=v["student"][:2].unbind())
 
-    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+    def after_step(self, carry: Tensors, progress: Progress) -> None:
         super().after_step(carry, progress)
         self.patch_centre.lerp_(carry["patch_centre"], 1 - self.params.centre_momentum)

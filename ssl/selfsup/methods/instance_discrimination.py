@@ -16,7 +16,6 @@ Expect: 81.9 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epoch
 """
 
 import math
-from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +24,13 @@ from torch import Tensor
 
 from selfsup.about import About, Paper
 from selfsup.draw import Draw
-from selfsup.errors import UserError
+from selfsup.errors import KnobError
 from selfsup.nn.contrastive import queue_similarities, unit
 from selfsup.nn.distributed import gather, world
 from selfsup.nn.heads import mlp
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams, Probability
-from selfsup.task import Batch, Facts, Output, Progress, Task
+from selfsup.task import Batch, Facts, Output, Progress, Task, Tensors
 from selfsup.views.image.recipe import strong_view
 
 ABOUT = About(
@@ -55,11 +55,13 @@ class Params(MethodParams):
     projector: HeadParams
 
 
+@full_precision
 def full_softmax(s: Tensor, ids: Tensor) -> Tensor:  # [N n] cosines / tau with all images, [N] -> []
-    """Equation 2: -log of the own image's share among all n."""
+    """Equation 2: L = -mean_i log( e^s_ii / sum_j e^s_ij ), j over all n images."""
     return F.cross_entropy(s, ids)
 
 
+@full_precision
 def nce(positive: Tensor, noise: Tensor, log_z: Tensor, images: int) -> Tensor:  # [N], [N m], [] -> []
     """Equation 7: -log h(own) - sum over the m noise images of log(1 - h), h = P / (P + m / n), P = e^s / Z."""
     odds = math.log(noise.shape[1] / images)
@@ -76,9 +78,10 @@ class InstanceDiscrimination(Task):
     def __init__(self, params: Params, facts: Facts):
         super().__init__()
         if params.negatives > facts.samples:
-            raise UserError(
-                f"methods.instance_discrimination.negatives: {params.negatives} are more than the {facts.samples} "
-                f"training images; set fewer, or 0 for the full softmax"
+            raise KnobError(
+                "negatives",
+                f"{params.negatives} are more than the {facts.samples} training images; set fewer, or 0 for the full "
+                "softmax",
             )
         self.recipe, self.size, self.params, self.images = facts.views, facts.image_size, params, facts.samples
         self.backbone = facts.backbone()
@@ -94,26 +97,25 @@ class InstanceDiscrimination(Task):
         noise = draw.integers("noise", self.images, self.params.negatives)
         return image, batch["id"].to(image.device), noise.to(image.device, non_blocking=True)
 
-    def embed(self, views: tuple[Tensor, Tensor, Tensor], progress: Progress) -> Sequence[Tensor]:
+    def embed(self, views: tuple[Tensor, Tensor, Tensor], progress: Progress) -> Tensors:
         image, ids, noise = views
-        return self.projector(self.backbone(image)["pooled"]), ids, noise
+        return {"f": self.projector(self.backbone(image)["pooled"]), "id": ids, "noise": noise}
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        f, ids, noise = embeddings
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        f, ids, rows = z["f"], z["id"], {"f": z["f"], "id": z["id"]}
         s = queue_similarities(f, self.bank, self.params.temperature)  # [N n]
-        carry = {"ids": gather(ids), "f": gather(f.detach())}
         if not self.params.negatives:
-            return Output(full_softmax(s, ids), carry=carry, embeddings=[carry["f"]])
-        others = s.gather(1, noise)  # [N m]
+            return Output(full_softmax(s, ids), rows=rows, embeddings=[f])
+        others = s.gather(1, z["noise"])  # [N m]
         mean = gather(others.detach().flatten().logsumexp(0)[None]).logsumexp(0) - math.log(world() * others.numel())
         log_z = torch.where(self.estimated, self.log_z, mean.to(self.log_z.dtype))
         loss = nce(s.gather(1, ids[:, None])[:, 0], others, log_z + math.log(self.images), self.images)
-        return Output(loss, carry=carry | {"log_z": log_z}, embeddings=[carry["f"]])
+        return Output(loss, rows=rows, carry={"log_z": log_z}, embeddings=[f])
 
-    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+    def after_step(self, carry: Tensors, progress: Progress) -> None:
         if "log_z" in carry:
             self.log_z.copy_(carry["log_z"])
             self.estimated.fill_(True)
-        ids, m = carry["ids"], self.params.momentum
+        ids, m = carry["id"], self.params.momentum
         moved = m * self.bank[ids] + (1 - m) * unit(carry["f"]).to(self.bank.dtype)
         self.bank[ids] = unit(moved)

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from selfsup.about import About, Paper
 from selfsup.config import Strict
 from selfsup.draw import Draw
-from selfsup.errors import UserError
-from selfsup.nn.distributed import gather
+from selfsup.errors import KnobError, UserError
 from selfsup.nn.positions import sincos_positions
+from selfsup.nn.precision import full_precision
 from selfsup.params import MethodParams
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.image.recipe import crop_view, patch_mask
@@ -65,10 +65,13 @@ def take(tokens: Tensor, index: Tensor) -> Tensor:  # [B L D], [B K] -> [B K D]
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
+@full_precision
 def masked_mse(prediction: Tensor, target: Tensor, masked: Tensor, normalize: bool) -> Tensor:
-    """Mean squared error over masked patches only. [B L P], [B L P], [B L] with 1 = masked, 0 = visible -> []"""
-    if prediction.dtype != torch.float64:
-        prediction, target = prediction.float(), target.float()
+    """L = mean over masked patches l and their P numbers of (x_l - y_l)^2, y being the target.
+
+    With `normalize`, each patch of the target has mean 0 and deviation 1. [B L P], [B L P], [B L] with 1 = masked,
+    0 = visible -> []
+    """
     if normalize:
         variance = target.var(dim=2, keepdim=True)  # unbiased
         target = (target - target.mean(dim=2, keepdim=True)) * (variance + 1e-6).rsqrt()
@@ -88,7 +91,7 @@ class MAE(Task):
         self.backbone = facts.backbone()
         net = self.backbone.net
         if not isinstance(net, VisionTransformer):
-            raise UserError("methods.mae.backbone: MAE masks the tokens of a VisionTransformer of timm; choose vit")
+            raise KnobError("backbone", "MAE masks the tokens of a VisionTransformer of timm; choose vit")
         self.patch = net.patch_embed.patch_size[0]
         self.length = net.patch_embed.num_patches  # L
         prefix = 0 if net.cls_token is None else 1
@@ -98,10 +101,10 @@ class MAE(Task):
         height, width = net.patch_embed.grid_size
         self.grid = (height, width)
         if not 0 < int((1 - params.mask_ratio) * self.length) < self.length:
-            raise UserError(f"methods.mae.mask_ratio: leaves none or all of the {self.length} patches visible")
+            raise KnobError("mask_ratio", f"leaves none or all of the {self.length} patches visible")
         decoder = params.decoder
         if decoder.width % (4 * decoder.heads):
-            raise UserError(f"methods.mae.decoder.width: must be a multiple of 4 x heads ({4 * decoder.heads})")
+            raise KnobError("decoder.width", f"must be a multiple of 4 x heads ({4 * decoder.heads})")
         self.decoder_embed = nn.Linear(net.embed_dim, decoder.width)
         inside = net.embed_dim if params.mask_tokens == "encoder" else decoder.width
         self.mask_token = nn.Parameter(torch.randn(inside) * 0.02)
@@ -145,4 +148,4 @@ class MAE(Task):
         masked = (restore >= keep.shape[1]).to(prediction.dtype)  # [B L], 1 = masked
         target = patchify(self.backbone.normalize(images), self.patch)
         loss = masked_mse(prediction, target, masked, self.params.normalize_target)
-        return Output(loss, embeddings=[gather(tokens.mean(1).detach())])
+        return Output(loss, embeddings=[tokens.mean(1)])

@@ -19,7 +19,6 @@ count. `pair` takes one mean over the positive and one over the negative pairs.
 Expect: 79.9 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -28,12 +27,13 @@ from torch import Tensor
 
 from selfsup.about import About, Paper
 from selfsup.draw import Draw
-from selfsup.errors import UserError
+from selfsup.errors import KnobError
 from selfsup.families.two_views import Siamese
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams
-from selfsup.task import Batch, Facts, Output, Progress
+from selfsup.task import Batch, Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="Metric learning",
@@ -57,11 +57,11 @@ class Params(MethodParams):
     projector: HeadParams
 
 
+@full_precision
 def distances(z: Tensor) -> Tensor:  # [M D] -> [M M]
-    """Squared Euclidean distances of the normalised rows."""
-    with torch.autocast(z.device.type, enabled=False):
-        z = unit(z)
-        return (2 - 2 * z @ z.T).clamp(min=0)
+    """Squared Euclidean distances of the rows at length 1: d_ij^2 = 2 - 2 z_i.z_j."""
+    z = unit(z)
+    return (2 - 2 * z @ z.T).clamp(min=0)
 
 
 def root(squared: Tensor) -> Tensor:
@@ -70,13 +70,14 @@ def root(squared: Tensor) -> Tensor:
 
 
 def pair(squared: Tensor, same: Tensor, other: Tensor, margin: float) -> Tensor:  # [M M] each, bool -> []
+    """L = mean over positive pairs of d^2 / 2 + mean over the other pairs of max(0, margin - d)^2 / 2."""
     near = squared[same] / 2
     far = (margin - root(squared[other])).clamp(min=0).square() / 2
     return near.mean() + far.sum() / max(1, far.numel())  # with labels, a batch may be of one class
 
 
 def triplet(squared: Tensor, same: Tensor, other: Tensor, margin: float) -> Tensor:
-    """Mean over all anchors, positives and negatives."""
+    """L = mean over anchors i, positives j and negatives k of max(0, d_ij^2 - d_ik^2 + margin)."""
     anchor, positive = same.nonzero(as_tuple=True)
     gap = squared[anchor, positive][:, None] - squared[anchor] + margin  # [P M]
     hinge = gap.clamp(min=0)[other[anchor]]
@@ -84,7 +85,10 @@ def triplet(squared: Tensor, same: Tensor, other: Tensor, margin: float) -> Tens
 
 
 def lifted(squared: Tensor, same: Tensor, other: Tensor, margin: float) -> Tensor:
-    """Every positive pair against the negatives of both its ends, in a soft maximum."""
+    """L = mean over positive pairs of max(0, J)^2 / 2, the negatives k of both ends in a soft maximum:
+
+    J_ij = log( sum_k e^(margin - d_ik) + sum_k e^(margin - d_jk) ) + d_ij
+    """
     d = root(squared)
     reach = (margin - d).masked_fill(~other, -torch.inf).logsumexp(1)  # [M]
     i, j = same.nonzero(as_tuple=True)
@@ -100,17 +104,18 @@ class MetricLearning(Siamese):
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector)
         if params.labels and not facts.classes:
-            raise UserError("methods.metric_learning.labels: the data has no labels; set false")
+            raise KnobError("labels", "the data has no labels; set false")
         self.params = params
 
     def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
         return *super().views(batch, draw), batch["id"], batch["label"]
 
-    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
-        return *super().embed(views[:2], progress), *views[2:]
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Tensors:
+        a, b, ids, label = views
+        return {**super().embed((a, b), progress), "id": ids, "label": label}
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        a, b, ids, label = (gather(x) for x in embeddings)
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        a, b, ids, label = (gather(z[name]) for name in ("a", "b", "id", "label"))
         squared = distances(torch.cat([a, b]))
         group = torch.where(label >= 0, label, -1 - ids) if self.params.labels else ids
         alike = group.repeat(2)[:, None] == group.repeat(2)
@@ -119,4 +124,4 @@ class MetricLearning(Siamese):
         nearest = squared.detach()[: len(a), len(a) :].topk(min(5, len(a)), largest=False).indices  # other views
         hits = group[nearest] == group[:, None]
         recall = {f"recall_at_{k}": hits[:, :k].any(1).float().mean() for k in (1, 5)}
-        return Output(loss, logs=recall, embeddings=(a.detach(), b.detach()))
+        return Output(loss, logs=recall, embeddings=(z["a"], z["b"]))

@@ -18,18 +18,16 @@ throughout, because short runs need keys that follow faster at first.
 Expect: 86 % linear accuracy on CIFAR-10 (ResNet-18, 200 epochs).
 """
 
-from collections.abc import Mapping, Sequence
-
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from selfsup.about import About, Paper
 from selfsup.families.momentum import Momentum
-from selfsup.nn.contrastive import info_nce, key_similarities
-from selfsup.nn.distributed import gather
-from selfsup.nn.queue import Queue, in_order
+from selfsup.nn.contrastive import info_nce, unit
+from selfsup.nn.precision import full_precision
+from selfsup.nn.queue import Queue
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
-from selfsup.task import Facts, Output, Progress
+from selfsup.task import Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="MoCo",
@@ -53,19 +51,29 @@ class Params(MethodParams):
     projector: HeadParams
 
 
+@full_precision
+def contrast(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:  # [N D], [N D], [K D] of length 1 -> []
+    """Equation 1, q and k at length 1, m the queue:
+
+    L = -mean_i log( e^(q_i.k_i / tau) / (e^(q_i.k_i / tau) + sum_j e^(q_i.m_j / tau)) )
+    """
+    positive = (unit(q) * unit(k)).sum(1) / tau  # [N]
+    negatives = unit(q) @ queue.T / tau  # [N K]
+    return info_nce(positive, negatives)
+
+
 class MoCo(Momentum):
     about = ABOUT
 
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector, params.momentum)
-        self.queue = Queue(params.queue, self.width, facts.samples, "methods.moco.queue")
+        self.queue = Queue(params.queue, self.width, facts.samples)
         self.tau = params.temperature
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        q, k, place = embeddings[0], embeddings[1].detach(), embeddings[2]
-        loss = info_nce(*key_similarities(q, k, self.queue.keys, self.tau))
-        return Output(loss, carry={"keys": in_order(k, place)}, embeddings=(gather(q.detach()), gather(k)))
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        q, k = z["q"], z["k"].detach()
+        return Output(contrast(q, k, self.queue.keys, self.tau), rows={"k": k}, embeddings=(q, k))
 
-    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+    def after_step(self, carry: Tensors, progress: Progress) -> None:
         super().after_step(carry, progress)
-        self.queue.push(carry["keys"])
+        self.queue.push(carry["k"])

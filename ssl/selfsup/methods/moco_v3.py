@@ -19,21 +19,20 @@ backbone.
 Expect: 93 % online-probe accuracy on CIFAR-10 (ResNet-18, 1000 epochs).
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor
 
 from selfsup.about import About, Paper
-from selfsup.errors import UserError
+from selfsup.errors import KnobError
 from selfsup.families.momentum import Momentum
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather
 from selfsup.nn.heads import predictor
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
-from selfsup.task import Facts, Output, Progress
+from selfsup.task import Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="MoCo v3",
@@ -58,10 +57,10 @@ class Params(MethodParams):
     predictor: HeadParams  # of the queries only, likewise
 
 
+@full_precision
 def contrast(q: Tensor, k: Tensor, tau: float) -> Tensor:  # [N D], [N D] -> []
-    """Algorithm 1: InfoNCE of every query against the keys of the whole batch, times 2 tau."""
-    with torch.autocast(q.device.type, enabled=False):
-        s = unit(q) @ unit(k).T / tau
+    """Algorithm 1: L = -2 tau mean_i log( e^(q_i.k_i / tau) / sum_j e^(q_i.k_j / tau) ), q and k at length 1."""
+    s = unit(q) @ unit(k).T / tau
     return 2 * tau * F.cross_entropy(s, torch.arange(len(s), device=s.device))
 
 
@@ -70,20 +69,21 @@ class MoCoV3(Momentum):
 
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector, params.momentum, norm_output=True)
-        self.predictor = predictor(self.width, params.predictor, "moco_v3", norm_output=True)
+        self.predictor = predictor(self.width, params.predictor, norm_output=True)
         self.tau = params.temperature
         if params.freeze_patch:
             patches = getattr(self.backbone.net, "patch_embed", None)
             if patches is None:
-                raise UserError("methods.moco_v3.freeze_patch: the network has no patches; set false, or backbone: vit")
+                raise KnobError("freeze_patch", "the network has no patches; set false, or backbone: vit")
             patches.requires_grad_(False)
 
-    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
-        a, b = views[:2]
-        q = [self.predictor(self.projected(view)) for view in (a, b)]
-        return *q, self.keys(a), self.keys(b)
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Tensors:
+        a, b = views
+        q = {"query_a": self.predictor(self.projected(a)), "query_b": self.predictor(self.projected(b))}
+        return q | {"key_a": self.keys(a), "key_b": self.keys(b)}
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        qa, qb, ka, kb = (gather(z) for z in embeddings)
-        loss = contrast(qa, kb.detach(), self.tau) + contrast(qb, ka.detach(), self.tau)
-        return Output(loss, embeddings=(qa.detach(), qb.detach()))
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        q = [gather(z[name]) for name in ("query_a", "query_b")]  # [N D]
+        k = [gather(z[name]).detach() for name in ("key_a", "key_b")]
+        loss = contrast(q[0], k[1], self.tau) + contrast(q[1], k[0], self.tau)
+        return Output(loss, embeddings=(z["query_a"], z["query_b"]))

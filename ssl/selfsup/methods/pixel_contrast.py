@@ -27,7 +27,7 @@ from selfsup.draw import Draw
 from selfsup.families.momentum import Momentum
 from selfsup.families.two_views import places
 from selfsup.nn.contrastive import unit
-from selfsup.nn.distributed import gather
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
 from selfsup.task import Batch, Facts, Output, Progress
 from selfsup.views.image.recipe import two_places
@@ -73,11 +73,18 @@ def positives(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], threshold: flo
     return distance < threshold * torch.maximum(a[1], b[1])[:, None, None]
 
 
+@full_precision
 def consistency(y: Tensor, x: Tensor, positive: Tensor) -> Tensor:  # [B L D], [B L D], bool [B L L] -> []
-    """Minus the mean cosine of an image's positives, mean over images; one without positives counts 0."""
+    """Equation 5: L = -mean over images of the mean over positives (i, j) of cos(y_i, x_j); one without counts 0."""
     cosine = unit(y) @ unit(x).mT
     count = positive.sum((1, 2)).clamp(min=1)
     return -((cosine * positive).sum((1, 2)) / count).mean()
+
+
+@full_precision
+def likeness(x: Tensor, sharpness: float) -> Tensor:  # [B L D] -> [B L L]
+    """Equation 4: s_ij = max(cos(x_i, x_j), 0)^gamma."""
+    return (unit(x) @ unit(x).mT).clamp(min=0) ** sharpness
 
 
 class PixelContrast(Momentum):
@@ -91,7 +98,7 @@ class PixelContrast(Momentum):
 
     def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
         """Two views, and each one's crop and flip."""
-        a, b, _ = super().views(batch, draw)
+        a, b = super().views(batch, draw)
         spots = two_places(batch, draw, self.recipe)
         return a, b, *(numbers.to(a.device) for pair in spots for numbers in pair)
 
@@ -100,10 +107,8 @@ class PixelContrast(Momentum):
         return projector(local.flatten(0, 1)).unflatten(0, local.shape[:2])
 
     def propagate(self, x: Tensor) -> Tensor:  # [B L D] -> [B L D]
-        """Equations 3 and 4: every place becomes a sum over all, transformed, weighted by their likeness."""
-        with torch.autocast(x.device.type, enabled=False):
-            weight = (unit(x) @ unit(x).mT).clamp(min=0) ** self.params.sharpness
-        return weight.to(x.dtype) @ self.transform(x)
+        """Equation 3: y_i = sum_j s_ij g(x_j)."""
+        return likeness(x, self.params.sharpness).to(x.dtype) @ self.transform(x)
 
     def forward(self, views: tuple[Tensor, ...], progress: Progress) -> Output:
         a, b, crop_a, flip_a, crop_b, flip_b = views
@@ -115,7 +120,6 @@ class PixelContrast(Momentum):
             spots = centres(crop_a, flip_a, side), centres(crop_b, flip_b, side)
             positive = positives(*spots, self.params.threshold)
         y = [self.propagate(z) for z in x]
-        with torch.autocast(a.device.type, enabled=False):
-            loss = consistency(y[0], target[1], positive) + consistency(y[1], target[0], positive.mT)
+        loss = consistency(y[0], target[1], positive) + consistency(y[1], target[0], positive.mT)
         logs = {"positives": positive.sum((1, 2)).double().mean()}  # an image
-        return Output(loss, logs=logs, embeddings=[gather(z.detach().mean(1)) for z in x])
+        return Output(loss, logs=logs, embeddings=[z.mean(1) for z in x])

@@ -15,7 +15,6 @@ encoders here.
 Expect: 90 % linear accuracy on CIFAR-10 (ResNet-18, 200 epochs).
 """
 
-from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
@@ -25,10 +24,10 @@ from selfsup.about import About, Paper
 from selfsup.draw import Draw
 from selfsup.families.momentum import Momentum
 from selfsup.nn.contrastive import queue_similarities
-from selfsup.nn.distributed import gather
-from selfsup.nn.queue import Queue, in_order
+from selfsup.nn.precision import full_precision
+from selfsup.nn.queue import Queue
 from selfsup.params import HeadParams, MethodParams, PairOfProbabilities
-from selfsup.task import Batch, Facts, Output, Progress
+from selfsup.task import Batch, Facts, Output, Progress, Tensors
 from selfsup.views.image.recipe import crop_view, strong_view
 
 ABOUT = About(
@@ -57,14 +56,13 @@ class Params(MethodParams):
     def _the_target_is_sharper(self) -> Self:
         teacher, student = self.teacher_temperature, self.student_temperature
         if teacher >= student:
-            raise ValueError(
-                f"methods.ressl.teacher_temperature: {teacher} is not below student_temperature, {student}; lower it"
-            )
+            raise ValueError(f"teacher_temperature: {teacher} is not below student_temperature, {student}; lower it")
         return self
 
 
+@full_precision
 def relation(student: Tensor, teacher: Tensor) -> Tensor:  # [N K], [N K] -> []
-    """The student's cross-entropy to the teacher's distribution over the queue, both given as logits."""
+    """L = -mean_i sum_k softmax(t_i)_k log softmax(s_i)_k, s and t being cosines with the queue / temperature."""
     return -(teacher.softmax(1) * student.log_softmax(1)).sum(1).mean()
 
 
@@ -73,21 +71,20 @@ class ReSSL(Momentum):
 
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector, params.momentum)
-        self.queue = Queue(params.queue, self.width, facts.samples, "methods.ressl.queue")
+        self.queue = Queue(params.queue, self.width, facts.samples)
         self.params = params
 
     def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, ...]:
         strong = strong_view(batch, draw.fork("strong"), self.recipe, self.size)
         weak = crop_view(batch, draw.fork("weak"), self.recipe, self.size)
-        return strong, weak, draw.place().to(strong.device, non_blocking=True)
+        return strong, weak
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        q, k, place = embeddings[0], embeddings[1].detach(), embeddings[2]
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        q, k = z["q"], z["k"].detach()
         student = queue_similarities(q, self.queue.keys, self.params.student_temperature)
         teacher = queue_similarities(k, self.queue.keys, self.params.teacher_temperature)
-        carry = {"keys": in_order(k, place)}
-        return Output(relation(student, teacher), carry=carry, embeddings=(gather(q.detach()), gather(k)))
+        return Output(relation(student, teacher), rows={"k": k}, embeddings=(q, k))
 
-    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+    def after_step(self, carry: Tensors, progress: Progress) -> None:
         super().after_step(carry, progress)
-        self.queue.push(carry["keys"])
+        self.queue.push(carry["k"])

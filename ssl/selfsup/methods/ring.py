@@ -13,7 +13,7 @@ Differences from the paper: none in the selection. The negatives come from the g
 Expect: 82.2 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
-from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -24,8 +24,9 @@ from selfsup.about import About, Paper
 from selfsup.families.two_views import Siamese
 from selfsup.nn.contrastive import info_nce, over_anchors, ring
 from selfsup.nn.distributed import gather
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams
-from selfsup.task import Facts, Output, Progress
+from selfsup.task import Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="Ring",
@@ -50,6 +51,16 @@ class Params(MethodParams):
     projector: HeadParams
 
 
+@full_precision
+def ring_nce(positive: Tensor, negatives: Tensor, outer: float, inner: float, tau: float) -> Tensor:
+    """L = mean( -s + log(e^s + sum_{k in R} e^s_k) ), and the mean cosine of what the ring R keeps, without gradient.
+
+    s is the positive's and s_k the negatives' cosine / tau. [M], [M K] -> [2]
+    """
+    kept = ring(negatives, outer, inner)
+    return torch.stack([info_nce(positive, kept), kept[kept.isfinite()].mean().detach() * tau])
+
+
 class Ring(Siamese):
     about = ABOUT
 
@@ -57,15 +68,10 @@ class Ring(Siamese):
         super().__init__(facts, params.projector)
         self.params = params
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        a, b = (gather(z) for z in embeddings)
-        knobs = self.params
-        fallen = progress.of(knobs.anneal)
-
-        def within(positive: Tensor, negatives: Tensor) -> Tensor:  # [2]: the loss, the mean cosine of what is kept
-            kept = ring(negatives, 1 + (knobs.outer - 1) * fallen, knobs.inner)
-            return torch.stack([info_nce(positive, kept), kept[kept.isfinite()].mean().detach() * knobs.temperature])
-
-        loss, mean = over_anchors(within, a, b, knobs.temperature)
-        logs = {"negative_similarity": mean.detach()}  # rises as the ring closes in
-        return Output(loss, logs=logs, embeddings=(a.detach(), b.detach()))
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        a, b = gather(z["a"]), gather(z["b"])  # [N D]
+        tau, inner = self.params.temperature, self.params.inner
+        outer = 1 + (self.params.outer - 1) * progress.of(self.params.anneal)
+        loss, mean = over_anchors(partial(ring_nce, outer=outer, inner=inner, tau=tau), a, b, tau)
+        logs = {"negative_similarity": mean}  # rises as the ring closes in
+        return Output(loss, logs, embeddings=(z["a"], z["b"]))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from selfsup.about import About, Paper
 from selfsup.draw import Draw
-from selfsup.nn.distributed import gather
+from selfsup.nn.precision import full_precision
 from selfsup.params import MethodParams
 from selfsup.task import Batch, Facts, Output, Progress, Task
 from selfsup.views.image.ops import rotate_eighths
@@ -43,6 +43,12 @@ class Params(MethodParams):
     rotations: Literal[2, 4, 8]  # K: multiples of 180, 90 (exact) or 45 degrees
 
 
+@full_precision
+def cross_entropy(logits: Tensor, turned: Tensor) -> Tensor:  # [M K], int64 [M] -> []
+    """Equation 3: L = -mean log softmax(logits)[y], y being the rotation."""
+    return F.cross_entropy(logits, turned)
+
+
 class Rotation(Task):
     about = ABOUT
 
@@ -64,7 +70,6 @@ class Rotation(Task):
     def forward(self, views: Tensor, progress: Progress) -> Output:
         h = self.backbone(views)["pooled"]  # [K*B width]
         y = torch.arange(self.rotations, device=h.device).repeat_interleave(len(h) // self.rotations)  # [K*B]
-        logits = self.classifier(h)
-        loss = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), y)
-        upright = h[: len(h) // self.rotations].detach()
-        return Output(loss, {"accuracy": (logits.argmax(1) == y).float().mean()}, embeddings=[gather(upright)])
+        logits, upright = self.classifier(h), h[: len(h) // self.rotations]
+        logs = {"accuracy": (logits.argmax(1) == y).float().mean()}
+        return Output(cross_entropy(logits, y), logs, embeddings=[upright])

@@ -14,8 +14,6 @@ Differences from the paper: none in the loss; `Clusters` says what is stored and
 Expect: 82.2 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
-from collections.abc import Mapping
-
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
@@ -25,7 +23,7 @@ from selfsup.families.clusters import Clusters, ClustersParams
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import of_first_rank
 from selfsup.nn.sinkhorn import sinkhorn
-from selfsup.task import Facts, Progress
+from selfsup.task import Facts, Progress, Tensors
 
 ABOUT = About(
     title="SeLa-v2",
@@ -52,7 +50,7 @@ class SeLaV2(Clusters):
     about = ABOUT
 
     def __init__(self, params: Params, facts: Facts):
-        super().__init__(params, facts, "sela_v2")
+        super().__init__(params, facts)
         self.prototypes = nn.Parameter(unit(torch.randn(params.heads, params.prototypes, self.width)))
         self.eps = params.eps
 
@@ -60,6 +58,6 @@ class SeLaV2(Clusters):
         return of_first_rank(sinkhorn(z @ self.prototypes[head].T, self.eps, ROUNDS).argmax(1))
 
     @torch.no_grad()
-    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+    def after_step(self, carry: Tensors, progress: Progress) -> None:
         super().after_step(carry, progress)
         self.prototypes.copy_(unit(self.prototypes))

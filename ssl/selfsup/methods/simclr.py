@@ -12,17 +12,17 @@ Differences from the paper: none in the loss. The negatives come from the global
 Expect: 85 % linear accuracy on CIFAR-10 (ResNet-18, 200 epochs).
 """
 
-from collections.abc import Sequence
-
+import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
 from selfsup.about import About, Paper
 from selfsup.families.two_views import Siamese
-from selfsup.nn.contrastive import info_nce, over_anchors
+from selfsup.nn.contrastive import info_nce, large, over_anchors, unit
 from selfsup.nn.distributed import gather
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams
-from selfsup.task import Facts, Output, Progress
+from selfsup.task import Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="SimCLR",
@@ -44,9 +44,16 @@ class Params(MethodParams):
     projector: HeadParams  # g, which is thrown away after training
 
 
+@full_precision
 def nt_xent(a: Tensor, b: Tensor, tau: float) -> Tensor:  # [N D], [N D] -> []
-    """Equation 1: every view's positive is its partner, all 2N - 2 other views of the batch are its negatives."""
-    return over_anchors(info_nce, a, b, tau)
+    """Equation 1, mean over the 2N views i: p is i's partner, and k goes over all other views but p.
+
+    L = -mean_i log( e^(z_i.z_p / tau) / (e^(z_i.z_p / tau) + sum_k e^(z_i.z_k / tau)) ), z at length 1
+    """
+    z, pairs = unit(torch.cat([a, b])), torch.eye(len(a), dtype=torch.bool, device=a.device).repeat(2, 2)
+    negatives = (z / tau @ z.T).masked_fill(pairs, -torch.inf)  # [2N 2N]
+    positive = (z * z.roll(len(a), 0)).sum(1) / tau  # [2N]
+    return (torch.logaddexp(positive, negatives.logsumexp(1)) - positive).mean()
 
 
 class SimCLR(Siamese):
@@ -56,6 +63,7 @@ class SimCLR(Siamese):
         super().__init__(facts, params.projector)
         self.tau = params.temperature
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        a, b = (gather(z) for z in embeddings)  # [N D] each
-        return Output(nt_xent(a, b, self.tau), embeddings=(a.detach(), b.detach()))
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        a, b = gather(z["a"]), gather(z["b"])  # [N D]
+        loss = over_anchors(info_nce, a, b, self.tau) if large(a) else nt_xent(a, b, self.tau)
+        return Output(loss, embeddings=(z["a"], z["b"]))

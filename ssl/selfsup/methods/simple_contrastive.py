@@ -13,7 +13,6 @@ value does not depend on the batch. The negatives come from the global batch of 
 Expect: 81.4 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -24,8 +23,9 @@ from selfsup.about import About, Paper
 from selfsup.families.two_views import Siamese
 from selfsup.nn.contrastive import over_anchors, ring
 from selfsup.nn.distributed import gather
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams
-from selfsup.task import Facts, Output, Progress
+from selfsup.task import Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="Simple contrastive loss",
@@ -45,8 +45,9 @@ class Params(MethodParams):
     projector: HeadParams
 
 
+@full_precision
 def simple(positive: Tensor, negatives: Tensor, weight: float) -> Tensor:  # [M], [M K] of cosines -> []
-    """Equation 6: -s_ii + lambda sum of s_ij, lambda being `weight` over the number of negatives (those not -inf)."""
+    """Equation 6: L = mean( -s + lambda sum_k s_k ), lambda = `weight` / the number of negatives."""
     counted = negatives.isfinite()
     mean = torch.where(counted, negatives, 0).sum(1) / counted.sum(1)
     return (weight * mean - positive).mean()
@@ -59,10 +60,10 @@ class SimpleContrastive(Siamese):
         super().__init__(facts, params.projector)
         self.params = params
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        a, b = (gather(z) for z in embeddings)
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        a, b = gather(z["a"]), gather(z["b"])  # [N D]
 
         def hardest(positive: Tensor, negatives: Tensor) -> Tensor:
             return simple(positive, ring(negatives, self.params.hard, 0.0), self.params.negative_weight)
 
-        return Output(over_anchors(hardest, a, b, 1.0), embeddings=(a.detach(), b.detach()))
+        return Output(over_anchors(hardest, a, b, 1.0), embeddings=(z["a"], z["b"]))

@@ -16,14 +16,13 @@ everything. The heads are narrower, for small images.
 Expect: 88 % linear accuracy on CIFAR-10 (ResNet-18, 200 epochs).
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from selfsup.about import About, Paper
 from selfsup.families.two_views import Siamese
-from selfsup.nn.distributed import gather
 from selfsup.nn.heads import predictor
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams
 from selfsup.task import Facts, Group, Output, Progress, decayed_groups
 
@@ -45,9 +44,10 @@ class Params(MethodParams):
     stop_gradient: bool  # false: the ablation that collapses
 
 
+@full_precision
 def distance(p: Tensor, z: Tensor) -> Tensor:  # [B D], [B D] -> []
-    """Equation 1: the negative cosine, mean over the batch."""
-    return -F.cosine_similarity(*((p, z) if p.dtype == torch.float64 else (p.float(), z.float())), dim=1).mean()
+    """Equation 1: D = -mean p.z / (|p| |z|)."""
+    return -F.cosine_similarity(p, z, dim=1).mean()
 
 
 class SimSiam(Siamese):
@@ -55,7 +55,7 @@ class SimSiam(Siamese):
 
     def __init__(self, params: Params, facts: Facts):
         super().__init__(facts, params.projector, norm_output=True)
-        self.predictor = predictor(self.width, params.predictor, "simsiam")  # h
+        self.predictor = predictor(self.width, params.predictor)  # h
         self.stop_gradient, self.peak = params.stop_gradient, facts.peak_lr
 
     def forward(self, views: tuple[Tensor, Tensor], progress: Progress) -> Output:
@@ -63,7 +63,7 @@ class SimSiam(Siamese):
         p1, p2 = (self.predictor(x) for x in z)
         z1, z2 = (x.detach() for x in z) if self.stop_gradient else z
         loss = distance(p1, z2) / 2 + distance(p2, z1) / 2
-        return Output(loss, embeddings=[gather(x.detach()) for x in z])
+        return Output(loss, embeddings=z)
 
     def groups(self) -> list[Group]:
         def predicts(name: str) -> bool:

@@ -15,7 +15,7 @@ Expect: 89 % linear accuracy on CIFAR-10 (ResNet-18, 1000 epochs).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
@@ -24,15 +24,16 @@ from torch import Tensor, nn
 
 from selfsup.about import About, Paper
 from selfsup.epochs import Epochs
-from selfsup.errors import UserError
-from selfsup.families.multicrop import MultiCrop, cross_views, pooled
+from selfsup.errors import KnobError
+from selfsup.families.multicrop import MultiCrop, by_sample, by_view, cross_views, pooled
 from selfsup.nn.contrastive import unit
 from selfsup.nn.distributed import gather, rank
 from selfsup.nn.heads import mlp
-from selfsup.nn.queue import Queue, in_order
+from selfsup.nn.precision import full_precision
+from selfsup.nn.queue import Queue
 from selfsup.nn.sinkhorn import sinkhorn
 from selfsup.params import CropsParams, HeadParams, MethodParams
-from selfsup.task import Facts, Output, Progress
+from selfsup.task import Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="SwAV",
@@ -60,54 +61,63 @@ class Params(MethodParams):
     projector: HeadParams
 
 
+@full_precision
+def scored(z: Tensor, prototypes: Tensor) -> tuple[Tensor, Tensor]:  # [... D], [K D] -> [... D], [... K]
+    """The embeddings at length 1, and their products with the prototypes."""
+    z = unit(z)
+    return z, z @ prototypes.T
+
+
+@full_precision
+def codes(z: Tensor, earlier: Tensor, prototypes: Tensor, eps: float) -> Tensor:  # [N D], [M D], [K D] -> [N+M K]
+    """Section 3.1: Q = diag(u) exp(z C^T / eps) diag(v), rows sum to 1 and columns to about (N + M) / K."""
+    return sinkhorn(torch.cat([z, earlier]) @ prototypes.T, eps)
+
+
 class SwAV(MultiCrop):
     about = ABOUT
     queues: Any  # two `Queue`s
 
     def __init__(self, params: Params, facts: Facts):
         if params.prototypes > facts.batch_size + params.queue:
-            raise UserError(
-                f"methods.swav.prototypes: {params.prototypes} cannot be used equally by {facts.batch_size} images and "
-                f"a queue of {params.queue} in use; lower it, or raise pretrain.batch_size or methods.swav.queue"
+            raise KnobError(
+                "prototypes",
+                f"{params.prototypes} cannot be used equally by {facts.batch_size} images and "
+                f"a queue of {params.queue} in use; lower it, or raise pretrain.batch_size or {{block}}.queue",
             )
-        super().__init__(facts, params.crops, "swav")
+        super().__init__(facts, params.crops)
         self.params = params
         self.projector = mlp(self.backbone.width, params.projector)
         width = params.projector.out if params.projector.layers else self.backbone.width
         self.prototypes = nn.Parameter(unit(torch.randn(params.prototypes, width)))  # C
         self.queues = nn.ModuleList(
-            Queue(params.queue, width, facts.samples, "methods.swav.queue")
+            Queue(params.queue, width, facts.samples)
             for _ in range(2)  # one a global view
         )
 
-    def embed(self, views: Sequence[Tensor], progress: Progress) -> Sequence[Tensor]:
-        *crops, place = views
-        z = self.projector(torch.cat(pooled(self.backbone, crops)))
-        with torch.autocast(z.device.type, enabled=False):
-            z = unit(z)
-            scores = z @ self.prototypes.T
-        return *z.chunk(len(crops))[:2], *scores.chunk(len(crops)), place
+    def embed(self, views: Sequence[Tensor], progress: Progress) -> Tensors:
+        """Projections of the global views, z [B 2 D], and scores of all, [B V K]."""
+        z, scores = scored(self.projector(torch.cat(pooled(self.backbone, views))), self.prototypes)
+        return {"z": by_sample(z, len(views))[:, :2], "scores": by_sample(scores, len(views))}
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        a, b, *scores, place = embeddings
-        z = [gather(x.detach()) for x in (a, b)]  # [N D] each
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        scores, both = by_view(z["scores"]), by_view(z["z"].detach())  # [V B K], [2 B D]
         queued = progress.passed >= self.params.queue_epoch
-        with torch.autocast(a.device.type, enabled=False):
-            everything = [torch.cat([x, queue.keys]) if queued else x for x, queue in zip(z, self.queues, strict=True)]
-            codes = [sinkhorn(x @ self.prototypes.detach().T, self.params.eps) for x in everything]
-            own = slice(rank() * len(a), (rank() + 1) * len(a))
-            loss = cross_views(scores, [q[own] for q in codes], self.params.temperature)
-        used = torch.zeros_like(codes[0][0]).index_fill(0, torch.cat(codes).argmax(1), 1).mean()
-        logs = {"below_uniform": 1 - loss.detach() / math.log(self.params.prototypes), "prototypes_used": used}
-        keys = in_order(torch.stack([a, b], dim=1), place)  # [N 2 D]
-        return Output(loss, logs=logs, carry={"keys": keys}, embeddings=z)
+        earlier = [queue.keys if queued else queue.keys[:0] for queue in self.queues]
+        prototypes, eps = self.prototypes.detach(), self.params.eps
+        q = [codes(gather(x), old, prototypes, eps) for x, old in zip(both, earlier, strict=True)]
+        own = slice(rank() * len(both[0]), (rank() + 1) * len(both[0]))
+        loss = cross_views(scores.unbind(), [x[own] for x in q], self.params.temperature)
+        used = torch.zeros_like(q[0][0]).index_fill(0, torch.cat(q).argmax(1), 1).mean()
+        logs = {"below_uniform": 1 - loss / math.log(self.params.prototypes), "prototypes_used": used}
+        return Output(loss, logs, rows={"z": z["z"]}, embeddings=both.unbind())
 
     def before_step(self, progress: Progress) -> None:
         if progress.passed < self.params.frozen_epochs:
             self.prototypes.grad = None
 
     @torch.no_grad()
-    def after_step(self, carry: Mapping[str, Tensor], progress: Progress) -> None:
+    def after_step(self, carry: Tensors, progress: Progress) -> None:
         self.prototypes.copy_(unit(self.prototypes))
-        for queue, keys in zip(self.queues, carry["keys"].unbind(1), strict=True):
+        for queue, keys in zip(self.queues, carry["z"].unbind(1), strict=True):
             queue.push(keys)

@@ -18,9 +18,6 @@ layer has a bias, which all three terms remove.
 Expect: 92 % linear accuracy on CIFAR-10 (ResNet-18, 1000 epochs).
 """
 
-from collections.abc import Sequence
-
-import torch
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat
 from torch import Tensor
@@ -28,8 +25,9 @@ from torch import Tensor
 from selfsup.about import About, Paper
 from selfsup.families.two_views import Siamese
 from selfsup.nn.distributed import gather
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams, MethodParams
-from selfsup.task import Facts, Output, Progress
+from selfsup.task import Facts, Output, Progress, Tensors
 
 ABOUT = About(
     title="VICReg",
@@ -53,16 +51,24 @@ class Params(MethodParams):
     projector: HeadParams
 
 
+@full_precision
 def hinge(z: Tensor) -> Tensor:  # [N D] -> []
-    """Equation 1: how far each dimension's deviation is short of 1, mean over dimensions."""
+    """Equation 1: v(z) = mean_d max(0, 1 - sqrt(var(z_d) + 1e-4))."""
     return F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean()
 
 
+@full_precision
 def off_diagonal(z: Tensor) -> Tensor:  # [N D] -> []
-    """Equations 3 and 4: squares of the covariances between dimensions / D."""
+    """Equations 3 and 4: c(z) = sum_{i != j} cov(z_i, z_j)^2 / D."""
     centred = z - z.mean(0)
     c = centred.T @ centred / (len(z) - 1)
     return (c.square().sum() - c.diagonal().square().sum()) / z.shape[1]
+
+
+@full_precision
+def vicreg(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # [N D], [N D] -> [], [], []
+    """The terms of equation 6: L = lambda mean (a - b)^2 + mu (v(a) + v(b)) / 2 + nu (c(a) + c(b))."""
+    return F.mse_loss(a, b), (hinge(a) + hinge(b)) / 2, off_diagonal(a) + off_diagonal(b)
 
 
 class VICReg(Siamese):
@@ -72,15 +78,14 @@ class VICReg(Siamese):
         super().__init__(facts, params.projector)
         self.params = params
 
-    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Sequence[Tensor]:
-        return [self.projected(view) for view in views]  # batch norm's statistics are each view's own
+    def embed(self, views: tuple[Tensor, ...], progress: Progress) -> Tensors:
+        a, b = views
+        return {"a": self.projected(a), "b": self.projected(b)}  # batch norm's statistics are each view's own
 
-    def loss(self, embeddings: Sequence[Tensor], progress: Progress) -> Output:
-        a, b = (gather(z if z.dtype == torch.float64 else z.float()) for z in embeddings)
-        with torch.autocast(a.device.type, enabled=False):
-            invariance, variance = F.mse_loss(a, b), (hinge(a) + hinge(b)) / 2
-            covariance = off_diagonal(a) + off_diagonal(b)
+    def loss(self, z: Tensors, progress: Progress) -> Output:
+        a, b = gather(z["a"]), gather(z["b"])  # [N D]
+        invariance, variance, covariance = vicreg(a, b)
         k = self.params
         loss = k.invariance * invariance + k.variance * variance + k.covariance * covariance
-        logs = {"invariance": invariance.detach(), "variance": variance.detach(), "covariance": covariance.detach()}
-        return Output(loss, logs=logs, embeddings=(a.detach(), b.detach()))
+        logs = {"invariance": invariance, "variance": variance, "covariance": covariance}
+        return Output(loss, logs, embeddings=(z["a"], z["b"]))

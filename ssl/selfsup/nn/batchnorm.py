@@ -8,16 +8,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup.nn.distributed import sum_over_ranks, world
+from selfsup.nn.precision import full_precision
 
 
+@full_precision
 def _normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
     """Batch norm with the mean and biased variance of all ranks' rows. [n C ...] -> [n C ...]"""
     dims = [0, *range(2, x.ndim)]
     shape = [1, -1] + [1] * (x.ndim - 2)
-    values = x if x.dtype == torch.float64 else x.float()
-    count = values.numel() // values.shape[1] * world()
-    mean = sum_over_ranks(values.sum(dims)) / count
-    centred = values - mean.view(shape)
+    count = x.numel() // x.shape[1] * world()
+    mean = sum_over_ranks(x.sum(dims)) / count
+    centred = x - mean.view(shape)
     variance = sum_over_ranks(centred.square().sum(dims)) / count
     if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
         steps: Tensor = norm.num_batches_tracked.add_(1)  # type: ignore[union-attr]
@@ -27,7 +28,7 @@ def _normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
     out = centred * (variance.view(shape) + norm.eps).rsqrt()
     if norm.affine:
         out = out * norm.weight.view(shape) + norm.bias.view(shape)
-    return out.to(x.dtype)
+    return out
 
 
 @cache
@@ -37,7 +38,7 @@ def _global(kind: Any) -> type[_BatchNorm]:
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or world() == 1:
             return kind.forward(self, x)
-        x = _normalise(self, x)
+        x = _normalise(self, x).to(x.dtype)
         return self.act(self.drop(x)) if hasattr(self, "act") and hasattr(self, "drop") else x
 
     return type(f"Global{kind.__name__}", (kind,), {"forward": forward})

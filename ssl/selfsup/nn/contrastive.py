@@ -18,26 +18,33 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from selfsup.nn.precision import full_precision
+
 BLOCK = 1024  # anchors whose similarities are held at a time
 
 
+@full_precision
 def unit(z: Tensor) -> Tensor:  # [... D] -> [... D]
     """Vectors of length 1, in float32 or better."""
-    return F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
+    return F.normalize(z, dim=-1)
 
 
+def large(a: Tensor) -> bool:
+    """Whether a batch, of which `a` [N D] is one view, has more than `BLOCK` anchors."""
+    return 2 * len(a) > BLOCK
+
+
+@full_precision
 def similarities(a: Tensor, b: Tensor, tau: float, anchors: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Cosines / tau of the 2N views as anchors: of their positives [2N], and of all views [2N 2N].
 
     `a` and `b` [N D] are the two views of the same images. In the matrix, the view itself and its positive are -inf;
-    the 2N - 2 others are its negatives. In float32 or better whatever the autocast. With `anchors`, int64 [M], only
-    their rows: [M] and [M 2N].
+    the 2N - 2 others are its negatives. With `anchors`, int64 [M], only their rows: [M] and [M 2N].
     """
     z = unit(torch.cat([a, b]))
     anchors = torch.arange(len(z), device=z.device) if anchors is None else anchors
     partners, rows = (anchors + len(a)) % len(z), torch.arange(len(anchors), device=z.device)
-    with torch.autocast(z.device.type, enabled=False):
-        s = (z[anchors] / tau) @ z.T
+    s = (z[anchors] / tau) @ z.T
     s[rows, anchors] = s[rows, partners] = -torch.inf
     return (z[anchors] * z[partners]).sum(1) / tau, s
 
@@ -47,9 +54,9 @@ def over_anchors(loss: Callable[..., Tensor], a: Tensor, b: Tensor, tau: float, 
 
     Memory is that of `BLOCK` anchors: more are taken in turns, and each turn again in the backward pass.
     """
-    anchors = torch.arange(2 * len(a), device=a.device)
-    if len(anchors) <= BLOCK:
+    if not large(a):
         return loss(*similarities(a, b, tau), *own)
+    anchors = torch.arange(2 * len(a), device=a.device)
 
     def share(a: Tensor, b: Tensor, turn: Tensor) -> Tensor:
         return loss(*similarities(a, b, tau, turn), *(x[turn] for x in own)) * (len(turn) / len(anchors))
@@ -60,34 +67,30 @@ def over_anchors(loss: Callable[..., Tensor], a: Tensor, b: Tensor, tau: float, 
     return torch.stack(turns).sum(0)
 
 
+@full_precision
 def queue_similarities(z: Tensor, queue: Tensor, tau: float) -> Tensor:  # [N D], unit vectors [K D] -> [N K]
-    """Cosines / tau, in float32 or better whatever the autocast."""
-    with torch.autocast(z.device.type, enabled=False):
-        return unit(z) @ queue.T / tau
+    """Cosines / tau."""
+    return unit(z) @ queue.T / tau
 
 
-def key_similarities(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """Of queries and their own keys [N], both [N D], and of queries and a queue [N K]: cosines / tau."""
-    return (unit(q) * unit(k)).sum(1) / tau, queue_similarities(q, queue, tau)
-
-
+@full_precision
 def info_nce(positive: Tensor, negatives: Tensor) -> Tensor:  # [M], [M K] -> []
-    """Oord et al. 2018, arXiv:1807.03748: -log of the positive's share among all candidates."""
+    """Oord et al. 2018, arXiv:1807.03748: -log of the positive's share among all candidates.
+
+    mean( -s + log(e^s + sum_k e^s_k) ), s the positive and s_k the negatives; those of -inf do not count.
+    """
     return (torch.logaddexp(positive, negatives.logsumexp(1)) - positive).mean()
 
 
-def decoupled(positive: Tensor, negatives: Tensor, weight: Tensor | float = 1.0) -> Tensor:  # [M], [M K] -> []
-    """Yeh et al. 2022, arXiv:2110.06848, equations 5 and 6: the positive is left out of the denominator."""
-    return (negatives.logsumexp(1) - weight * positive).mean()
+@full_precision
+def corrected(positive: Tensor, negatives: Tensor, log_weights: Tensor, tau: float, tau_plus: float) -> Tensor:
+    """InfoNCE whose negatives are a weighted mean, less the share of the anchor's own class. [M], [M K], [M K] -> []
 
-
-def debiased(positive: Tensor, negatives: Tensor, tau: float, tau_plus: float, beta: float = 0.0) -> Tensor:
-    """Chuang et al. 2020, arXiv:2007.00224, equation 8; weighted by e^(beta s): Robinson et al. 2021, arXiv:2010.04592.
-
-    `tau_plus` is the chance that a negative is of the anchor's class. [M], [M K] -> []
+    mean( -s + log(e^s + n g) ), g = max( (sum_k w_k e^s_k - tau_plus e^s) / (1 - tau_plus), e^(-1/tau) ), the weights w
+    of the n negatives being the softmax of `log_weights`. `tau_plus` is the chance that a negative is of that class.
     """
     kept = negatives.isfinite()
-    weights = torch.where(kept, beta * negatives, -torch.inf).log_softmax(1)
+    weights = torch.where(kept, log_weights, -torch.inf).log_softmax(1)
     mean = (weights + negatives).logsumexp(1)  # logarithms throughout: e^(1/tau) leaves float32 at small tau
     share = positive - mean + (math.log(tau_plus) if tau_plus else -math.inf)  # of the mean, that is taken off
     below = share < 0

@@ -32,9 +32,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)  # every rank's loss depends on these rows
-        return gradient[rank() * ctx.rows : (rank() + 1) * ctx.rows]
+        total = gradient.to(torch.promote_types(gradient.dtype, torch.float32), copy=True).contiguous()
+        dist.all_reduce(total)  # every rank's loss depends on these rows
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows].to(gradient.dtype)
 
 
 class _Sum(torch.autograd.Function):
@@ -54,6 +54,15 @@ class _Sum(torch.autograd.Function):
 def gather(x: Tensor) -> Tensor:
     """Rows of all ranks in rank order, that of the global batch, with gradient. [n ...] -> [n * world ...]"""
     return x if world() == 1 else _Gather.apply(x)
+
+
+@torch.no_grad()
+def in_batch_order(x: Tensor, chunks: int) -> Tensor:
+    """Rows of all ranks in the order of the global batch, without gradient. [n ...] -> [n * world ...]
+
+    The batch has `chunks` equal parts, and of each part a rank holds its share, chunk after chunk.
+    """
+    return gather(x).unflatten(0, (world(), chunks, -1)).transpose(0, 1).flatten(0, 2)
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:

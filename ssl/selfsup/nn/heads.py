@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from selfsup.errors import UserError
+from selfsup.errors import KnobError
 from selfsup.nn.contrastive import unit
+from selfsup.nn.precision import full_precision
 from selfsup.params import HeadParams
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
@@ -49,25 +50,20 @@ def start_small(head: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def predictor(width: int, params: HeadParams, method: str, norm_output: bool = False) -> nn.Sequential:
-    """An `mlp` from projections [N width] to predictions of them, [N width]. Raises `UserError`."""
+def predictor(width: int, params: HeadParams, norm_output: bool = False) -> nn.Sequential:
+    """An `mlp` from projections [N width] to predictions of them, [N width]. Raises `KnobError`."""
     if params.layers and params.out != width:
-        raise UserError(
-            f"methods.{method}.predictor.out: {params.out} is not the width of what is predicted; set {width}"
-        )
+        raise KnobError("predictor.out", f"{params.out} is not the width of what is predicted; set {width}")
     return mlp(width, params, norm_output)
 
 
 class CosineLayer(nn.Module):
-    """Cosines with `out` directions, a linear layer whose weights are normed to 1. [N width] -> [N out]
-
-    In float32 or better whatever the autocast.
-    """
+    """Cosines with `out` directions, a linear layer whose weights are normed to 1. [N width] -> [N out]"""
 
     def __init__(self, width: int, out: int):
         super().__init__()
         self.weight = nn.Parameter(unit(torch.randn(out, width)))
 
+    @full_precision
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return unit(x) @ unit(self.weight).T
+        return unit(x) @ unit(self.weight).T

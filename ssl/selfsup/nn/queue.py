@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from selfsup.errors import UserError
+from selfsup.errors import KnobError
 from selfsup.nn.contrastive import unit
-from selfsup.nn.distributed import gather
 
 
 class Queue(nn.Module):
@@ -13,13 +12,14 @@ class Queue(nn.Module):
 
     keys: Tensor
 
-    def __init__(self, length: int, width: int, samples: int, knob: str):
-        """`samples`: training images; `knob`: the parameter that is named when `length` is more. Raises `UserError`."""
+    def __init__(self, length: int, width: int, samples: int):
+        """Raises `KnobError` for `queue` where `length` is more than the `samples`, the training images."""
         super().__init__()
         if length > samples:
-            raise UserError(
-                f"{knob}: {length} keys are more than the {samples} training images, so that old copies of an image "
-                f"would stand beside it; set {samples} or fewer"
+            raise KnobError(
+                "queue",
+                f"{length} keys are more than the {samples} training images, so that old copies of an image "
+                f"would stand beside it; set {samples} or fewer",
             )
         self.register_buffer("keys", unit(torch.randn(length, width)))
 
@@ -28,12 +28,3 @@ class Queue(nn.Module):
         """Take in `keys` [N D], the newest last, at length 1, and let the oldest go. Any N will do."""
         joined = torch.cat([self.keys, unit(keys).to(self.keys.dtype)])
         self.keys.copy_(joined[len(keys) :])
-
-
-@torch.no_grad()
-def in_order(x: Tensor, place: Tensor) -> Tensor:
-    """Rows of all ranks in the order of the global batch, whatever its chunks. [n ...], [n] -> [N ...]
-
-    `place` int64 is `Draw.place` of the samples.
-    """
-    return gather(x)[gather(place).argsort()]

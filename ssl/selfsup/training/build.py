@@ -6,11 +6,11 @@ from selfsup import methods
 from selfsup.config import parse
 from selfsup.data.loader import Split
 from selfsup.epochs import fitted, shortened
-from selfsup.errors import UserError
+from selfsup.errors import KnobError, UserError
 from selfsup.nets.image import Backbone, build_backbone
 from selfsup.params import MethodParams, Params
 from selfsup.task import Facts, Task
-from selfsup.training.schedule import peak_lr, planned_steps
+from selfsup.training.schedule import peak_lr
 
 
 def method_params(params: Params, name: str) -> MethodParams:
@@ -48,10 +48,12 @@ def build_task(params: Params, name: str, architecture: str, split: Split) -> Ta
         classes=len(split.classes),
         image_size=params.data.image_size,
         batch_size=params.pretrain.batch_size,
-        steps=planned_steps(split.samples, params.pretrain),
         peak_lr=peak_lr(block.optimizer, params.pretrain),
         views=params.views,
         backbone=lambda: fresh_backbone(params, architecture, split),
     )
     torch.manual_seed(params.seed)
-    return task(block, facts)
+    try:
+        return task(block, facts)
+    except KnobError as error:
+        raise error.of(f"methods.{name}") from None

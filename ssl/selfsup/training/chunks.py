@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from selfsup.task import Output, Progress, Task
+from selfsup.task import Output, Progress, Task, Tensors
 
 
 class Step(nn.Module):
@@ -24,7 +24,10 @@ class Step(nn.Module):
         self.task = task
 
     def forward(self, views: Any, progress: Progress, whole: bool = True) -> Any:
-        return self.task(views, progress) if whole else self.task.embed(views, progress)
+        if not self.task.mixes_batch:
+            return self.task(views, progress)
+        z = self.task.embed(views, progress)
+        return self.task.loss(z, progress) if whole else z
 
 
 def backward(
@@ -33,42 +36,47 @@ def backward(
     """Gradients of the loss of a batch whose views `chunks` make, chunk by chunk, twice each when the loss mixes them.
 
     A chunk's call seeds torch's generator, so that both passes drop the same units. Batch norm normalises a chunk by
-    itself.
+    itself. What is returned holds no graph.
     """
     if len(chunks) == 1:
         output: Output = model(chunks[0](), progress)
         accelerator.backward(output.loss)
-        return output
-    if not task.mixes_batch:
-        outputs = []
-        for i, views in enumerate(chunks):
-            with _alone(accelerator, model, i + 1 < len(chunks)):
-                output = model(views(), progress)
-                accelerator.backward(output.loss / len(chunks))
-            outputs.append(output)
-        return _joined(outputs)
+        return output.detached()
+    if task.mixes_batch:
+        return _mixed(accelerator, model, task, chunks, progress)
+    return _separate(accelerator, model, chunks, progress)
+
+
+def _separate(accelerator: Any, model: nn.Module, chunks: Sequence[Callable[[], Any]], progress: Progress) -> Output:
+    """`backward` of a loss that is the mean of the chunks' own."""
+    outputs = []
+    for i, views in enumerate(chunks):
+        with _alone(accelerator, model, i + 1 < len(chunks)):
+            output: Output = model(views(), progress)
+            accelerator.backward(output.loss / len(chunks))
+        outputs.append(output.detached())
+    return _joined(outputs)
+
+
+def _mixed(
+    accelerator: Any, model: nn.Module, task: Task, chunks: Sequence[Callable[[], Any]], progress: Progress
+) -> Output:
+    """`backward` of a loss of the whole batch."""
     with torch.no_grad(), _still(task):
-        parts = [model(views(), progress, whole=False) for views in chunks]
-    whole = [torch.cat(part) for part in zip(*parts, strict=True)]
-    leaves = [x.requires_grad_() for x in whole if x.is_floating_point()]
+        parts: list[Tensors] = [model(views(), progress, whole=False) for views in chunks]
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    leaves = {name: x.requires_grad_() for name, x in whole.items() if x.is_floating_point()}
     with accelerator.autocast():
         output = task.loss(whole, progress)
     loss = output.loss if accelerator.scaler is None else accelerator.scaler.scale(output.loss)
-    found = iter(torch.autograd.grad(loss, leaves, allow_unused=True))
-    gradients = [next(found) if x.is_floating_point() else None for x in whole]
-    sizes = [len(part[0]) for part in parts]
-    pieces = [[None] * len(chunks) if g is None else g.split(sizes) for g in gradients]
+    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    gradients = {name: g.chunk(len(chunks)) for name, g in zip(leaves, found, strict=True) if g is not None}
     for i, views in enumerate(chunks):
         with _alone(accelerator, model, i + 1 < len(chunks)):
-            embeddings: Sequence[Tensor] = model(views(), progress, whole=False)
-            pairs = [(z, g[i]) for z, g in zip(embeddings, pieces, strict=True) if z.requires_grad and g[i] is not None]
-            torch.autograd.backward(*zip(*pairs, strict=True))
-    output.loss = output.loss.detach()
-    # all embeddings were leaves: what a task keeps must not hold their graph
-    output.logs = {name: x.detach() for name, x in output.logs.items()}
-    output.carry = {name: x.detach() for name, x in output.carry.items()}
-    output.embeddings = [z.detach() for z in output.embeddings]
-    return output
+            z: Tensors = model(views(), progress, whole=False)
+            live = [name for name in gradients if z[name].requires_grad]  # targets are not
+            torch.autograd.backward([z[name] for name in live], [gradients[name][i] for name in live])
+    return output.detached()  # what was joined were leaves: nothing may keep their graph
 
 
 def _alone(accelerator: Any, model: nn.Module, more: bool) -> Any:
@@ -92,13 +100,14 @@ def _still(task: Task) -> Iterator[None]:
 def _joined(outputs: Sequence[Output]) -> Output:
     """What a step says of itself, from what its chunks say."""
     if outputs[0].carry:
-        raise NotImplementedError("a method that carries tensors to `after_step` gives `embed` and `loss`")
+        raise NotImplementedError("a method that carries tensors of the whole batch gives `embed` and `loss`")
 
     def mean(values: Sequence[Tensor]) -> Tensor:
-        return torch.stack([value.detach() for value in values]).mean()
+        return torch.stack(list(values)).mean()
 
     return Output(
         mean([output.loss for output in outputs]),
         logs={name: mean([output.logs[name] for output in outputs]) for name in outputs[0].logs},
+        rows={name: torch.cat([output.rows[name] for output in outputs]) for name in outputs[0].rows},
         embeddings=[torch.cat(parts) for parts in zip(*(output.embeddings for output in outputs), strict=True)],
     )

@@ -26,7 +26,7 @@ from selfsup.epochs import fitted
 from selfsup.errors import UserError
 from selfsup.features.encode import encode
 from selfsup.nn.batchnorm import globalise
-from selfsup.nn.distributed import mean_over_ranks, rank, world
+from selfsup.nn.distributed import in_batch_order, mean_over_ranks, rank, world
 from selfsup.params import LARS, SGD, AdamW, Pretrain
 from selfsup.processes.accelerator import make_accelerator, rank_timeout
 from selfsup.processes.interruption import Interruption
@@ -145,7 +145,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
                 for i, part in enumerate(split_batch(batch, parts))
             ]
             output = chunks.backward(accelerator, model, task, views, progress)
-            bad = torch.where((bad < 0) & ~output.loss.detach().isfinite(), step, bad)
+            bad = torch.where((bad < 0) & ~output.loss.isfinite(), step, bad)
             accelerator.unscale_gradients()
             done = Progress(step + 1, steps, per_epoch)
             end_of_epoch = done.step % per_epoch == 0
@@ -160,7 +160,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
             if accelerator.optimizer_step_was_skipped:
                 skipped += 1
             else:
-                task.after_step(output.carry, progress)
+                task.after_step(output.carried(parts), progress)
             optimizer.zero_grad(set_to_none=True)
 
             stopping = interruption.agreed()
@@ -171,7 +171,7 @@ def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
                 stop_if_not_finite(bad, split, plan.seed, settings, plan.resume)
             row: dict[str, float] = {}
             if logging:
-                row = reading(output, layers) | {"lr": lr}
+                row = reading(output, layers, parts) | {"lr": lr}
                 bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
             if probing and plan.probe:
                 row |= in_eval_mode(task, plan.probe, accelerator)
@@ -213,12 +213,13 @@ def make_views(task: Task, batch: Batch, seed: int, progress: Progress, chunk: i
     return views
 
 
-def reading(output: Output, layers: Mapping[str, Tensor]) -> dict[str, float]:
-    """One row of the curves. Losses and logs are means over processes; embeddings already are those of all."""
-    local = {"loss": output.loss.detach(), **output.logs}
-    shared = mean_over_ranks(torch.stack([value.detach().double() for value in local.values()]))
+def reading(output: Output, layers: Mapping[str, Tensor], parts: int) -> dict[str, float]:
+    """One row of the curves. Losses and logs are means over processes; monitors read the embeddings of all."""
+    local = {"loss": output.loss, **output.logs}
+    shared = mean_over_ranks(torch.stack([value.double() for value in local.values()]))
     row = dict(zip(local, shared.tolist(), strict=True))
-    return row | {name: value.item() for name, value in (dict(layers) | monitors.read(output.embeddings)).items()}
+    readings = dict(layers) | monitors.read([in_batch_order(z, parts) for z in output.embeddings])
+    return row | {name: value.item() for name, value in readings.items()}
 
 
 def in_eval_mode(task: Task, probe: Callable, accelerator: Any) -> dict[str, float]:

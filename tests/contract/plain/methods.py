@@ -135,9 +135,9 @@ class MoCo(WithTarget):
         self.queue.register_buffer("keys", torch.zeros(settings["queue"], HEAD[1]))
 
     def loss(self, views: Sequence[Tensor], now: Now) -> Tensor:
-        query, key, place = views
+        query, key = views
         q, k = self.z(query), self.of_target(key)
-        self.new = k[place.argsort()]  # the oldest is the first of the batch
+        self.new = k  # the oldest is the first of the batch
         old = q / q.norm(dim=1, keepdim=True) @ self.queue.keys.mT
         logits = torch.cat([cosines(q, k).diagonal()[:, None], old], dim=1) / self.settings["temperature"]
         return (logits.logsumexp(1) - logits[:, 0]).mean()
@@ -162,7 +162,7 @@ class MoCoV3(WithTarget):
         self.predictor = head_with_norm(HEAD[1], *HEAD)
 
     def loss(self, views: Sequence[Tensor], now: Now) -> Tensor:
-        tau, views = self.settings["temperature"], views[:2]
+        tau = self.settings["temperature"]
         q = [self.predictor(self.z(view)) for view in views]
         k = [self.of_target(view) for view in views]
         own = torch.eye(len(q[0]), dtype=torch.float64)
@@ -186,16 +186,15 @@ class SwAV(Projected):
             queue.register_buffer("keys", torch.zeros(settings["queue"], HEAD[1]))
 
     def loss(self, views: Sequence[Tensor], now: Now) -> Tensor:
-        *crops, place = views
-        z = self.projector(of_views(self.backbone, crops))
-        z = (z / z.norm(dim=1, keepdim=True)).chunk(len(crops))
+        z = self.projector(of_views(self.backbone, views))
+        z = (z / z.norm(dim=1, keepdim=True)).chunk(len(views))
         scores = [x @ self.prototypes.mT for x in z]
         targets = []
         with torch.no_grad():
             for x, queue in zip(z, self.queues, strict=False):
                 rows = torch.cat([x, queue.keys]) if now.epoch >= self.settings["queue_epoch"] else x
                 targets.append(codes(rows @ self.prototypes.mT, self.settings["eps"])[: len(x)])
-        self.new = [x.detach()[place.argsort()] for x in z[:2]]
+        self.new = [x.detach() for x in z[:2]]
         return over_pairs(targets, [s / self.settings["temperature"] for s in scores])
 
     def after(self, now: Now) -> None:
@@ -268,14 +267,13 @@ class DINO(Plain):
         self.register_buffer("centre", torch.zeros(outputs))
 
     def loss(self, views: Sequence[Tensor], now: Now) -> Tensor:
-        *crops, _ = views
         s, done = self.settings, now.step / now.steps
         start, end = s["teacher_temperature_start"], s["teacher_temperature"]
         tau = start + (end - start) * min(1, done / s["teacher_warmup"])
-        student = self.head(of_views(self.backbone, crops)).chunk(len(crops))
+        student = self.head(of_views(self.backbone, views)).chunk(len(views))
         with torch.no_grad():
             backbone, last = self.teacher
-            teacher = last(backbone(torch.cat(crops[:2])))
+            teacher = last(backbone(torch.cat(views[:2])))
         self.seen = teacher.mean(0)
         targets = ((teacher - self.centre) / tau).softmax(1).chunk(2)
         return over_pairs(targets, [x / s["temperature"] for x in student])
