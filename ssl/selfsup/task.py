@@ -50,17 +50,17 @@ class Progress:
         return 1.0 if self.fraction >= share else self.fraction / share
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What a method may know of the run when it is built."""
 
     samples: int  # training images
-    classes: int  # 0: no labels
     image_size: int  # pixels
     batch_size: int  # images of a step over all processes
-    peak_lr: float  # of the run's schedule: the block's optimizer.lr scaled to the batch
     views: ViewsParams
     backbone: Callable[[], Backbone]  # a new backbone of the method's architecture
+    classes: int = 0  # 0: no labels
+    peak_lr: float = 0.1  # of the run's schedule: the block's optimizer.lr scaled to the batch
 
 
 @dataclass

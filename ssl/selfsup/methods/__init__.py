@@ -1,14 +1,21 @@
 """One short file per method. The registry is the folder listing: a file with ABOUT, `Params` and one `Task`."""
 
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
 from selfsup.about import FAMILIES, About
-from selfsup.config import choose, fault_of, known
-from selfsup.errors import UserError
+from selfsup.config import choose, fault_of, known, parse
+from selfsup.errors import KnobError, UserError
 from selfsup.params import METHODS, MethodParams
-from selfsup.task import Task
+from selfsup.task import Facts, Task
+
+BY_HAND = {  # what the training loop reads of a block, and a loop written by hand need not give
+    "backbone": "conv",
+    "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0},
+}
 
 
 def names() -> list[str]:
@@ -60,3 +67,19 @@ def declared() -> dict[str, About]:
         return FAMILIES.index(about.family), about.paper.year if about.paper else 0, name
 
     return {name: found[name] for name in sorted(found, key=place)}
+
+
+def build(name: str, knobs: Mapping[str, Any] | MethodParams, facts: Facts) -> Task:
+    """The method with new weights from torch's generator. `knobs` is its block: a plain mapping, or its `Params`.
+
+    `backbone` and `optimizer`, which the training loop reads, may be left out of a mapping. Raises `UserError` that
+    names the parameter.
+    """
+    params, task = find(name)
+    block = f"methods.{name}"
+    if not isinstance(knobs, MethodParams):
+        knobs = parse(params, {**BY_HAND, **knobs}, prefix=block, file="knobs")
+    try:
+        return task(knobs, facts)
+    except KnobError as error:
+        raise error.of(block) from None

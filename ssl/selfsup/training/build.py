@@ -6,7 +6,7 @@ from selfsup import methods
 from selfsup.config import parse
 from selfsup.data.loader import Split
 from selfsup.epochs import fitted, shortened
-from selfsup.errors import KnobError, UserError
+from selfsup.errors import UserError
 from selfsup.nets.image import Backbone, build_backbone
 from selfsup.params import MethodParams, Params
 from selfsup.task import Facts, Task
@@ -42,7 +42,6 @@ def fresh_backbone(params: Params, architecture: str, split: Split) -> Backbone:
 def build_task(params: Params, name: str, architecture: str, split: Split) -> Task:
     """The method `name` on the backbone `architecture`; `split` is the training split. Seeds torch's generator."""
     block = fitted(method_params(params, name), params.pretrain.epochs)
-    _, task = methods.find(name)
     facts = Facts(
         samples=split.samples,
         classes=len(split.classes),
@@ -53,7 +52,4 @@ def build_task(params: Params, name: str, architecture: str, split: Split) -> Ta
         backbone=lambda: fresh_backbone(params, architecture, split),
     )
     torch.manual_seed(params.seed)
-    try:
-        return task(block, facts)
-    except KnobError as error:
-        raise error.of(f"methods.{name}") from None
+    return methods.build(name, block, facts)
