@@ -58,8 +58,8 @@ def fault_of(error: ValidationError, prefix: str, model: type[BaseModel]) -> str
         case "model_type" | "dict_type":
             what = f"must be a section of `name: value` lines, got {shown(first['input'])}"
         case "value_error":
-            what = first["msg"].removeprefix("Value error, ")  # which names the parameter, from `prefix` on
-            return f"{prefix}{'.' if prefix else ''}{what}{more}"
+            what = first["msg"].removeprefix("Value error, ")  # a method's model names parameters below its block
+            return f"{what if what.startswith(prefix) else f'{prefix}.{what}'}{more}"
         case _:
             what = f"{first['msg'].replace(' after validation', '')}, got {shown(first['input'])}"
             what = what[0].lower() + what[1:]
