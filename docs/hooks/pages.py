@@ -110,7 +110,6 @@ def equations(name: str) -> list[str]:
     return [f"```python\n{inspect.getsource(function)}```" for function in functions]
 
 
-@functools.cache
 def parameters() -> str:
     return (ROOT / "params.yaml").read_text(encoding="utf-8")
 
@@ -122,9 +121,15 @@ def shared(text: str) -> dict[str, str]:
     return dict(re.findall(r"^#   (\w+): (.*)$", lines, re.MULTILINE))
 
 
+@functools.cache
+def blocks(text: str) -> Any:
+    """The recipes of params.yaml, with the lines they stand in."""
+    return YAML().load(text)["methods"]
+
+
 def explained(text: str, name: str) -> Iterator[tuple[str, str, str]]:
     """Name, value as it stands, and meaning of every knob of the method's block."""
-    block, lines, common = YAML().load(text)["methods"][name], text.splitlines(), shared(text)
+    block, lines, common = blocks(text)[name], text.splitlines(), shared(text)
     for key in block:
         value, _, comment = (part.strip() for part in lines[block.lc.key(key)[0]].partition(": ")[2].partition("#"))
         meaning = (
@@ -142,7 +147,6 @@ RESULTS = {"digits": "Digits, 16 px", "fashion-mnist-10k": "Fashion-MNIST-10k, 2
 COLUMNS = ["kNN", "linear", "1 label a class", "1 % of labels", "10 % of labels", "kNN over random weights"]
 
 
-@functools.cache
 def measured(results: str) -> dict[str, dict[str, str]]:
     """Cells by column of every row of benchmarks/results/<results>.md."""
     text = (ROOT / f"benchmarks/results/{results}.md").read_text(encoding="utf-8")
