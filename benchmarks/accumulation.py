@@ -53,7 +53,7 @@ def main() -> None:
                 settings = {"batch_size": batch, "chunk_size": chunk, "epochs": 1000}
                 params = parameters(data, args.method, NETWORKS[args.network], **settings)
                 if not (folder / "shards").exists():
-                    write(params.data, 0, folder / "shards")
+                    write(params.data.of("image"), 0, folder / "shards")
                 seconds, memory = common.in_child(cost, params, folder, args.seconds)
                 held[name].append(memory)
                 return seconds

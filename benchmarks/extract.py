@@ -73,7 +73,7 @@ def memory(params: Params, folder: Path) -> tuple[int, float, float]:
     split = open_splits(params.data, folder, verified=True)["train"]
     encoder = fresh_backbone(params, "conv", split)
     before = common.peak_memory()
-    write_features(encoder, split, DEVICE, params.data.image_size, folder / "features.npy", "extract")
+    write_features(encoder, split, DEVICE, params.data.of("image").image_size, folder / "features.npy", "extract")
     return split.samples, before, common.peak_memory()
 
 
@@ -94,7 +94,7 @@ def main() -> None:
         for name in args.networks:
             params = parameters(data, network=NETWORKS[name])
             if not (folder / "shards").exists():
-                write(params.data, 0, folder / "shards")
+                write(params.data.of("image"), 0, folder / "shards")
             split = open_splits(params.data, folder / "shards", verified=True)["train"]
             split.gather([0])  # decodes
             encoder = fresh_backbone(params, "conv", split).to(DEVICE, memory_format=torch.channels_last)
@@ -107,7 +107,7 @@ def main() -> None:
             rows.append([name, *map(common.spread, speeds.values()), common.spread(common.ratios(*speeds.values()), 2)])
         for count in args.counts:
             params = parameters(tiny_tar(folder / "tiny.tar", count))
-            write(params.data, 0, folder / f"tiny-{count}")
+            write(params.data.of("image"), 0, folder / f"tiny-{count}")
             images, before, after = common.in_child(memory, params, folder / f"tiny-{count}")
             held.append([f"{images:,}", f"{before:.0f}", f"{after:.0f}"])
     text = f"Images/s, median (minimum to maximum) of {args.rounds} rounds over {args.images} images of {args.size} px."

@@ -70,7 +70,7 @@ def accuracies(encoder: Any, splits: Any, size: int, patches: int | None) -> lis
 def rows(method: str, overrides: list[str], patches: int | None) -> list[list[str]]:
     params, splits, folder = recipes.half(recipes.parameters([*overrides, f"method={method}"]))
     os.environ["DVC_ROOT"] = str(folder)  # where decoded images are kept
-    architecture, size = method_params(params, method).backbone, params.data.image_size
+    architecture, size = method_params(params, method).backbone, params.data.of("image").image_size
     fresh = build_task(params, method, architecture, splits["train"]).encoder()
     before = accuracies(fresh, splits, size, patches)
     with tempfile.TemporaryDirectory() as resume:

@@ -137,7 +137,7 @@ def main() -> None:
         params = parameters(
             image_folder(images, args.size), args.method, NETWORKS[args.network], epochs=1000, **settings
         )
-        write(params.data, 0, folder / "shards")
+        write(params.data.of("image"), 0, folder / "shards")
         quiet = Clock(args.seconds, 4)
         with contextlib.suppress(Stop):
             ours(params, folder, quiet)  # without the profiler

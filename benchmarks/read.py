@@ -65,7 +65,7 @@ def main() -> None:
         for kind, suffix in (("JPEG", "jpg"), ("PNG", "png")):
             folder = Path(scratch, suffix)
             data = image_folder(make_images(folder / "images", args.images, args.size, suffix), args.size)
-            write(parameters(data | {"samples_per_shard": 2000}).data, 0, folder / "shards")
+            write(parameters(data | {"samples_per_shard": 2000}).data.of("image"), 0, folder / "shards")
             splits, once = {}, {}
             for cache in ("none", "disk", "memory"):
                 kept = parameters(data | {"cache": cache}).data

@@ -64,7 +64,7 @@ def half(params: Params) -> tuple[Params, dict[str, Split], Path]:
     params = params.model_copy(update={"data": data.model_copy(update={"validation": HELD_OUT})})
     folder = KEPT / key(params.data.model_dump(), params.seed)
     if not (folder / "shards").exists():
-        write(params.data, params.seed, folder / "shards")
+        write(params.data.of("image"), params.seed, folder / "shards")
     splits = open_splits(params.data, folder / "shards", verified=True)
     batch, trained = params.pretrain.batch_size, splits["train"].samples
     whole = int((trained + splits["validation"].samples) * (1 - data.validation))
@@ -77,7 +77,7 @@ def half(params: Params) -> tuple[Params, dict[str, Split], Path]:
 def accuracy(params: Params, splits: Mapping[str, Split], encoder: Any) -> float:
     from selfsup.features.encode import embed
 
-    device, size = next(encoder.parameters()).device, params.data.image_size
+    device, size = next(encoder.parameters()).device, params.data.of("image").image_size
     bank, queries = (embed(encoder, splits[name], device, size, probe.BANK) for name in ("train", "validation"))
     return knn_accuracy(*bank, *queries)
 

@@ -23,8 +23,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from selfsup.blocks import ImageData
 from selfsup.data.shards import write
-from selfsup.params import Data
 
 PER_FOLDER = 50_000  # links to one file that file systems allow: ext4 has 65,000
 
@@ -43,7 +43,7 @@ def make_links(root: Path, count: int, size: int = 8) -> None:
             os.link(origin, folder / f"{i:09d}.png")
 
 
-def shard(data: Data, folder: Path, processes: int) -> tuple[float, float, float]:
+def shard(data: ImageData, folder: Path, processes: int) -> tuple[float, float, float]:
     """Seconds, MB that this process took at most, and MB that the largest of those it starts held at most."""
     held, done = [0.0], threading.Event()
 
@@ -75,7 +75,7 @@ def main() -> None:
     for count in sorted(args.counts):
         with tempfile.TemporaryDirectory() as scratch:
             make_links(Path(scratch, "images"), count)
-            data = parameters(image_folder(Path(scratch, "images"), 8)).data
+            data = parameters(image_folder(Path(scratch, "images"), 8)).data.of("image")
             found: dict[int, list] = {processes: [] for processes in args.processes}
             for _ in range(args.rounds if count == min(args.counts) else 1):
                 for processes, values in found.items():

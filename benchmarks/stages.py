@@ -26,7 +26,7 @@ import common
 from ruamel.yaml import YAML
 
 STAGES = [
-    "check", "watch", "shard", "baseline pixels", "baseline conv", "pretrain", "extract",
+    "check", "watch", "shard", "baseline pixels", "baseline backbone", "pretrain", "extract",
     "evaluate knn", "evaluate linear", "evaluate few_label", "report",
 ]  # fmt: skip
 

@@ -76,7 +76,7 @@ def ours(params: Params, folder: Path, clock: Clock, log: Callable = lambda row,
     task.after_step = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as resume:
         plan = Plan(0, params.pretrain, method_params(params, params.method).optimizer, Path(resume), log=log)
-        train(task, split, params.data.image_size, plan)
+        train(task, split, params.data.of("image").image_size, plan)
 
 
 def bare(params: Params, folder: Path, clock: Clock) -> None:
@@ -86,7 +86,7 @@ def bare(params: Params, folder: Path, clock: Clock) -> None:
     if params.pretrain.compile:
         task.backbone.compile()
     optimizer = build_optimizer(task.groups(), method_params(params, params.method).optimizer, lambda p: 0.1)
-    size, batch = params.data.image_size, params.pretrain.batch_size
+    size, batch = params.data.of("image").image_size, params.pretrain.batch_size
     views = tuple(torch.rand(2, batch, 3, size, size, device=DEVICE))
     while True:
         progress = Progress(clock.ticks, 1000, 1000)
@@ -131,7 +131,7 @@ def rows(args, scratch: Path) -> Iterator[list]:
         params = parameters(image_folder(folder / "images", size), args.method, NETWORKS[name], **settings)
         if not folder.exists():
             make_images(folder / "images", args.images, size)
-            write(params.data, 0, folder / "shards")
+            write(params.data.of("image"), 0, folder / "shards")
         timing = (batch, args.seconds, args.warmup, params, folder)
         arms = {
             "ours": partial(speed, ours, *timing),

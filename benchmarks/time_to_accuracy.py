@@ -61,7 +61,7 @@ class Readings:
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self.start
         encoder.eval()
-        size = self.params.data.image_size
+        size = self.params.data.of("image").image_size
         bank = embed(encoder, self.splits["train"], DEVICE, size, BANK)
         queries = embed(encoder, self.splits["validation"], DEVICE, size, QUERIES)
         accuracy = knn_accuracy(*bank, *queries)
@@ -83,7 +83,7 @@ def ours(params: Params, folder: Path, every: int) -> Readings:
     task.after_step = lambda carry, progress: readings.step(task.encoder())  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as resume:
         plan = Plan(params.seed, params.pretrain, method_params(params, "simclr").optimizer, Path(resume))
-        train(task, splits["train"], params.data.image_size, plan)
+        train(task, splits["train"], params.data.of("image").image_size, plan)
     return readings
 
 
@@ -116,7 +116,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         params = fashion(args.data, args.network, batch_size=args.batch, epochs=args.epochs)
-        write(params.data, 0, folder / "shards")
+        write(params.data.of("image"), 0, folder / "shards")
         split = open_splits(params.data, folder / "shards", verified=True)["train"]
         (folder / "images" / "all").mkdir(parents=True)
         for i in range(split.samples):

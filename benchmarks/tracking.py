@@ -135,7 +135,7 @@ def main() -> None:
         }
         data = image_folder(make_images(folder / "images", 1000, 16), 16)
         params = parameters(data, network=NETWORKS["ResNet-9 w8"], batch_size=args.batch, epochs=1000, log_every=10)
-        write(params.data, 0, folder / "shards", 1)
+        write(params.data.of("image"), 0, folder / "shards", 1)
         arms = {"off": start(None, False)} | {name: start(uri, True) for name, uri in places.items()}
         settle(arms)
         timing = (args.seconds, args.warmup, params, folder)

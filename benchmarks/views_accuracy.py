@@ -47,7 +47,7 @@ def main() -> None:
     found: dict[str, list[float]] = {mode: [] for mode in MODES}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write(params.data, 0, folder / "shards")
+        write(params.data.of("image"), 0, folder / "shards")
         for seed in args.seeds:
             for mode in MODES:
                 found[mode].append(trained(params, folder, mode, seed))

@@ -14,6 +14,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from torch import nn
 
+from selfsup.blocks import Shared
 from selfsup.config import parse
 from selfsup.data.loader import Split
 from selfsup.params import Params
@@ -51,7 +52,9 @@ def parameters(data: dict, method: str = "simclr", network: dict = NETWORKS["Res
     values = YAML(typ="safe", pure=True).load(common.ROOT / "params.yaml")
     values["method"] = method
     values["methods"][method] |= {"optimizer": SGD, "backbone": "conv"}
-    values["data"] |= {"cache": "memory", "test": 0.01, "validation": 0.01} | data
+    shared = {name: value for name, value in data.items() if name in Shared.model_fields}
+    values["data"] |= {"cache": "memory", "test": 0.01, "validation": 0.01} | shared
+    values["data"]["image"] |= {name: value for name, value in data.items() if name not in shared}
     values["backbones"]["conv"] = network
     values["views"] |= {"crop_scale": [0.2, 1.0], "flip": 0.5, "grey": 0.2, "blur": [0.0, 0.0]}
     values["views"]["jitter"] |= {"p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
@@ -109,7 +112,7 @@ class Lightly:
     def _transform(self) -> Callable:
         from lightly import transforms
 
-        views, size = self.params.views, self.params.data.image_size
+        views, size = self.params.views, self.params.data.of("image").image_size
         jitter = views.jitter
         both = {
             "input_size": size, "min_scale": views.crop_scale[0], "hf_prob": views.flip, "gaussian_blur": 0.0,

@@ -1,8 +1,8 @@
-"""What a method is held against, independent of the method: pixels, random weights and supervised training.
+"""What a method is held against, independent of the method: raw samples, random weights and supervised training.
 
-`baseline.py pixels` writes features/baselines/pixels; `baseline.py conv` and `baseline.py vit` train the supervised
-baseline of that architecture under pretraining's budget and write features/baselines/<architecture>/{random,supervised}
-and metrics/baselines/<architecture>.json. Equal trainings leave equal files, but for metrics/times/.
+`baseline.py pixels` writes features/baselines/pixels. `baseline.py backbone` writes features/baselines/random and
+features/baselines/supervised of the architecture in data/needs/backbone.json, and metrics/baseline.json. Equal
+trainings leave equal files, except for metrics/times.
 """
 
 import argparse
@@ -11,13 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
+from selfsup import needs
 from selfsup.errors import one_line_errors
 from selfsup.params import load
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("baseline", choices=["pixels", "conv", "vit"])
+    parser.add_argument("baseline", choices=["pixels", "backbone"])
     chosen = parser.parse_args().baseline
     params = load()
     from selfsup.training.baselines import baseline, pixels  # late: errors in params.yaml are printed at once
@@ -25,7 +26,7 @@ def main() -> None:
     if chosen == "pixels":
         pixels(params)
     else:
-        baseline(params, chosen)
+        baseline(params, needs.architecture())
 
 
 if __name__ == "__main__":

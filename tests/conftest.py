@@ -21,7 +21,7 @@ logs.configure()  # as the stages do: what is logged is on stderr
 def shards(tmp_path_factory) -> Path:
     """The embedded digits."""
     folder = tmp_path_factory.mktemp("digits") / "shards"
-    write(params(data__cache="none").data, 0, folder, processes=1)
+    write(params(data__cache="none").data.of("image"), 0, folder, processes=1)
     return folder
 
 
@@ -29,7 +29,7 @@ def shards(tmp_path_factory) -> Path:
 def hundred(tmp_path_factory) -> Path:
     """A hundred labelled training images or so: three steps of 32."""
     folder = tmp_path_factory.mktemp("hundred") / "shards"
-    write(params(data__limit=120).data, 0, folder, processes=1)
+    write(params(data__limit=120).data.of("image"), 0, folder, processes=1)
     return folder
 
 
@@ -41,7 +41,12 @@ def unlabelled_shards(tmp_path_factory) -> Path:
     (root / "images").mkdir()
     for i in range(40):
         Image.fromarray(rng.integers(0, 255, (20, 24, 3), np.uint8)).save(root / "images" / f"{i}.png")
-    write(params(data__source="image_folder", data__path=str(root / "images")).data, 0, root / "shards", processes=1)
+    write(
+        params(data__image__source="image_folder", data__image__path=str(root / "images")).data.of("image"),
+        0,
+        root / "shards",
+        processes=1,
+    )
     return root / "shards"
 
 

@@ -122,6 +122,6 @@ def test_a_step_is_timed(method, monkeypatch, tmp_path):
     images = workload.make_images(tmp_path / "images", 60, 16)
     data = workload.image_folder(images, 16) | {"validation": 0.1, "test": 0.1}
     params = workload.parameters(data, method, batch_size=8, epochs=2)
-    step.write(params.data, 0, tmp_path / "shards", 1)
+    step.write(params.data.of("image"), 0, tmp_path / "shards", 1)
     for arm in (step.ours, step.bare):
         assert step.speed(arm, 8, 0.0, 1, params, tmp_path) > 0

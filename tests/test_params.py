@@ -111,8 +111,17 @@ def test_a_whole_number_may_stand_for_a_real_one(read):
         ),
         ("baselines", "baselines: [random, random]", "baselines: names something twice"),
         ("precision", "precision: fp64", "pretrain.precision: input should be 'fp32', 'bf16' or 'fp16', got 'fp64'"),
-        ("source", "source: image_folder", "data.path: source image_folder needs a path"),
-        ("source", "source: torchvision", "data.name: source torchvision needs the name of a data set"),
+        ("source", "source: image_folder", "data.image.path: source image_folder needs a path"),
+        ("source", "source: torchvision", "data.image.name: source torchvision needs the name of a data set"),
+        # kinds of data
+        ("limit", "source: digits", "data.source: is now data.image.source; move it there"),
+        ("limit", "limitt: 3", "data.limitt: unknown parameter; did you mean limit?"),
+        ("image", "imagse:", "data.imagse: unknown parameter; did you mean image?"),
+        ("source", "sorce: digits", "data.image.sorce: unknown parameter; did you mean source?"),
+        ("source", "limit: 3", "data.image.limit: unknown parameter; remove it"),
+        ("source", "source: digit", "data.image.source: input should be 'digits', 'image_folder', 'torchvision' or"),
+        ("range", "range: [3, 1]", "data.image.range: needs low < high, got [3, 1]; swap them"),
+        ("image_size", "image_size: 7", "data.image.image_size: input should be greater than or equal to 8, got 7"),
         # not YAML
         ("method", "method: [simclr", "is not valid YAML: expected ',' or ']'"),
         ("source", "\tsource: digits", "is not valid YAML: found character '\\t'"),
@@ -137,6 +146,41 @@ def test_a_file_without_sections(read, text):
 def test_invalid_yaml_names_the_line(read):
     number = TEXT.splitlines().index(next(line for line in TEXT.splitlines() if line.startswith("seed:"))) + 1
     assert read("seed", "seed: *x").startswith(f"params.yaml: line {number} is not valid YAML")
+
+
+def test_a_section_without_a_block_for_the_kind(read):
+    text = TEXT[: TEXT.index("  image:")] + TEXT[TEXT.index("backbones:") :]
+    with pytest.raises(UserError) as caught:
+        read(text=text).data.of("image")
+    assert str(caught.value) == "params.yaml: data.image: missing block; add it (there are: none)"
+
+
+def test_a_kind_joins_the_shared_keys_and_its_block(read):
+    section = read().data
+    data = section.of("image")
+    assert (data.image_size, data.validation, data.source) == (16, section.validation, "digits")
+    assert data.read() == {"image_size": 16, "store_size": None} and data.of("image") is data
+    with pytest.raises(UserError, match="of the kind image, but text is needed"):
+        data.of("text")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("smal", "methods.simclr.backbone: unknown 'smal'; did you mean small? Known: conv, small, vit"), ("small", "")],
+)
+def test_a_backbone_of_ones_own(read, name, said):
+    """A block under `backbones` may have any name, and a method may name it."""
+    from selfsup.training.build import method_params
+
+    small = "  small: {name: resnet9, small_stem: false, options: {width: 4}}\n"
+    text = TEXT.replace("views:  ", f"{small}\nviews:  ").replace("backbone: conv", f"backbone: {name}", 1)
+    params = read(text=text)
+    assert params.backbones["small"].options == {"width": 4}
+    if said:
+        with pytest.raises(UserError, match=re.escape(f"params.yaml: {said}")):
+            method_params(params, "simclr")
+    else:
+        assert method_params(params, "simclr").backbone == "small"
 
 
 def test_a_method_needs_its_block(read):
@@ -173,7 +217,7 @@ def test_a_file_that_is_not_text(tmp_path):
     [
         ({"temperature": -1.0}, "temperature: input should be greater than 0, got -1.0"),
         ({"temprature": 1.0}, "temprature: unknown parameter; did you mean temperature?"),
-        ({"backbone": "cnn"}, "backbone: input should be 'conv' or 'vit', got 'cnn'"),
+        ({"backbone": 3}, "backbone: input should be a valid string, got 3"),
         (
             {"projector": {"layers": 9, "hidden": 8, "out": 4}},
             "projector.layers: input should be less than or eq",

@@ -204,7 +204,10 @@ def pictures() -> dict[str, bytes]:
         write(params.data, params.seed, Path(folder) / "shards", processes=1)
         split = open_split(Path(folder) / "shards", "train", params.data.model_copy(update={"cache": "memory"}))
         tasks = {name: build_task(params, name, method_params(params, name).backbone, split) for name in declared()}
-        return {name: views_sheet(task, split, params.data.image_size, params.seed) for name, task in tasks.items()}
+        return {
+            name: views_sheet(task, split, params.data.of("image").image_size, params.seed)
+            for name, task in tasks.items()
+        }
 
 
 def overview() -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import reprlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -39,6 +40,12 @@ def choose(where: str, name: str, names: list[str]) -> str:
     raise ValueError(f"{where}: unknown {name!r}{hint} Known: {', '.join(names)}")
 
 
+def unknown(key: str, keys: Iterable[str]) -> str:
+    """What is said of a key that is none of `keys`, with the nearest of them."""
+    near = difflib.get_close_matches(key, list(keys), n=1)
+    return "unknown parameter" + (f"; did you mean {near[0]}?" if near else "; remove it")
+
+
 def fault_of(error: ValidationError, prefix: str, model: type[BaseModel]) -> str:
     """The first failure of a validation as `where: what`, a misspelt key, which is a missing one too, first."""
     first, *rest = sorted(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
@@ -46,9 +53,7 @@ def fault_of(error: ValidationError, prefix: str, model: type[BaseModel]) -> str
     more = f" (and {len(rest)} more)" if rest else ""
     match first["type"]:
         case "extra_forbidden":
-            others = set(_keys(model, steps[:-1])) - {steps[-1]}  # which another optimiser may have
-            near = difflib.get_close_matches(steps[-1], others, n=1)
-            what = "unknown parameter" + (f"; did you mean {near[0]}?" if near else "; remove it")
+            what = unknown(steps[-1], set(_keys(model, steps[:-1])) - {steps[-1]})  # another optimiser may have it
         case "missing":
             what = "missing parameter; add it"
         case "union_tag_not_found":

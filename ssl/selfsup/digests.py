@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,21 @@ def of_values(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 
-def of_training(params: Params, method: str) -> str:
-    """Digest of the parameters that, with the seed and the images, decide the weights of a training of `method`."""
-    decided = params.model_dump(include={"backbones", "views", "pretrain"}) | {"knobs": params.methods[method]}
-    return of_values(decided | {"sizes": [params.data.image_size, params.data.store_size]})
+def same_training(params: Params, method: str, run: Mapping[str, Any]) -> bool:
+    """Whether metrics/pretrain.json, `run`, is of a training with these parameters; also where it does not say."""
+    origin = run.get("computed_from", {})
+    kind = origin.get("kind", "image")  # earlier versions knew no other
+    return "parameters" not in origin or origin["parameters"] == of_training(params, method, kind, run["backbone"])
+
+
+def of_training(params: Params, method: str, kind: str, architecture: str) -> str:
+    """Digest of the parameters that, with the seed and the shards, decide the weights of a training of `method`.
+
+    `kind` is the method's kind of data, `architecture` the name of its block under `backbones`. Raises `UserError`
+    where params.yaml has no block for the kind.
+    """
+    block = params.backbones.get(architecture)
+    decided = params.model_dump(include={"views", "pretrain"}) | {"knobs": params.methods[method]}
+    return of_values(
+        decided | {"backbone": block and block.model_dump(), "reads": params.data.of(kind).read(), "kind": kind}
+    )

@@ -15,9 +15,11 @@ PACKAGE = Path(__file__).parent
 DECIDES_NOTHING = {
     # values reach DVC and the resume checksum as parameters
     "selfsup.params",
+    "selfsup.blocks",
     "selfsup.config",
     # what a method declares lies in its own file
     "selfsup.about",
+    "selfsup.needs",
     # lines for a reader, and the log
     "selfsup.logs",
     # lists and deletes checkpoints; no run reads it

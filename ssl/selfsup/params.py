@@ -1,16 +1,16 @@
 """`params.yaml` as strict, documented models: an unknown key, a wrong type or a value out of range is one clear line.
 
-The blocks of methods and protocols live elsewhere: each `methods/<name>.py` has its own `Params`, a subclass of
+Blocks live elsewhere: the section `data` in `blocks`; each `methods/<name>.py` has its own `Params`, a subclass of
 `MethodParams`, and so has each `evaluation/protocols/<name>.py`.
 Nothing here has a default: values live in `params.yaml` only. This module imports neither torch nor DVC.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from selfsup.blocks import Data
 from selfsup.config import Strict, choose, known, parse, read_yaml, shown
 from selfsup.epochs import Readings, WarmUp
 from selfsup.errors import ROOT, UserError
@@ -20,74 +20,12 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 METHODS = Path(__file__).parent / "methods"
 
 
-class GroupTable(Strict):
-    """A CSV file with a header that says which group each image file belongs to."""
-
-    table: str  # the CSV file
-    file: str  # the column of file names: the path below data.path, the name alone, or the name without extension
-    group: str  # the column of groups
-
-
-class Data(Strict):
-    """Where images come from and how they are cut into shards."""
-
-    source: Literal["digits", "image_folder", "torchvision", "webdataset"]
-    path: str | None  # folder or archive; shards: a path, URL or `pipe:` with {000..009} ranges
-    name: str | None  # class of torchvision.datasets, such as CIFAR10
-    labels: Literal["folder", "none"]  # `none` ignores the labels that a source has
-    image_size: Annotated[int, Field(ge=8, le=1024)]  # side of the square that the network sees, pixels
-    store_size: Annotated[int, Field(ge=8, le=2048)] | None  # side of the square decoded images are kept in
-    resize: Annotated[int, Field(ge=8)] | None  # longest side of the images written to shards; null keeps the bytes
-    range: (
-        Literal["auto"] | Annotated[list[float], Field(min_length=2, max_length=2)]
-    )  # mapped to 0..255 where not 8 bits
-    validation: Annotated[float, Field(gt=0, lt=0.5)]  # share of the training images held out for choices
-    test: Annotated[float, Field(gt=0, lt=0.5)]  # share held out for the final figures when the source has no test
-    duplicates: Literal["warn", "drop", "fail"]  # images that are equal, pixel for pixel, to an image of another split
-    group: str | GroupTable | None  # what must stay in one split: a regular expression on file names, or a table
-    rare: Literal["keep", "drop", "fail"]  # classes with too few images for an image in every split
-    limit: PositiveInt | None  # use only so many training images, a seeded stratified draw
-    on_error: Literal["fail", "skip"]  # an unreadable file: stop and name it, or list it and go on
-    samples_per_shard: PositiveInt
-    verify: Literal["full", "size"]  # check shards by SHA-256 or only by size and count before use
-    cache: Literal["auto", "memory", "disk", "none"]  # where decoded images are kept
-    watch: Literal["listing", "content", "none"]  # how a change of the files at `path` and of the table is noticed
-
-    @model_validator(mode="after")
-    def _source_has_what_it_needs(self) -> "Data":
-        if self.source in ("image_folder", "webdataset") and self.path is None:
-            raise ValueError(f"data.path: source {self.source} needs a path")
-        if self.source == "torchvision" and self.name is None:
-            raise ValueError("data.name: source torchvision needs the name of a data set, such as CIFAR10")
-        return self
-
-    @model_validator(mode="after")
-    def _range_rises(self) -> "Data":
-        if self.range != "auto" and not self.range[0] < self.range[1]:
-            raise ValueError(f"data.range: needs low < high, got [{self.range[0]:g}, {self.range[1]:g}]; swap them")
-        return self
-
-    @model_validator(mode="after")
-    def _group_is_an_expression(self) -> "Data":
-        if isinstance(self.group, str):
-            try:
-                re.compile(self.group)
-            except re.error as error:
-                raise ValueError(f"data.group: {self.group!r} is no regular expression: {error}; fix it") from None
-        return self
-
-
 class BackboneParams(Strict):
     """One architecture: `resnet9` or any name timm knows."""
 
     name: str
     small_stem: bool  # 3x3 stride-1 first convolution, no max-pool: for images up to 64 px
     options: dict[str, Any]  # passed to the network's constructor: `width`, `patch_size`, `depth`, ...
-
-
-class Backbones(Strict):
-    conv: BackboneParams
-    vit: BackboneParams
 
 
 class JitterParams(Strict):
@@ -184,7 +122,7 @@ OptimizerParams = Annotated[SGD | LARS | AdamW, Field(discriminator="name")]
 class MethodParams(Strict):
     """What every block under `methods` has."""
 
-    backbone: Literal["conv", "vit"]
+    backbone: str  # one of the blocks under `backbones`
     optimizer: OptimizerParams
 
 
@@ -204,7 +142,7 @@ class TeacherHeadParams(HeadParams):
 
 
 class CropsParams(Strict):
-    """Small views of every image beside the two of `data.image_size` pixels."""
+    """Small views of every image beside the two of `data.image.image_size` pixels."""
 
     count: Annotated[int, Field(ge=0)]  # of each image; 0: none
     size: PositiveInt  # pixels
@@ -238,7 +176,7 @@ class Params(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     method: str
     data: Data
-    backbones: Backbones
+    backbones: Annotated[dict[str, BackboneParams], Field(min_length=1)]
     views: ViewsParams
     pretrain: Pretrain
     methods: dict[str, dict[str, Any]]

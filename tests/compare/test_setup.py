@@ -36,8 +36,8 @@ def test_a_set_up_gives_the_experiment_its_values_and_networks_that_see_its_imag
     assert values == setup.merged(BASE, overlay)
     assert by_dvc(values, list(setup.overrides(values, overlay)), tmp_path) == values, "DVC leaves them in params.yaml"
     chosen = parse(Params, values)
-    for architecture in (chosen.backbones.conv, chosen.backbones.vit):
-        size = chosen.data.image_size
+    for architecture in chosen.backbones.values():
+        size = chosen.data.of("image").image_size
         net = build_backbone(architecture, size, [0.5] * 3, [0.5] * 3).eval()
         assert net(torch.rand(1, 3, size, size))["pooled"].shape == (1, net.width)
 
@@ -131,12 +131,14 @@ def test_a_set_up_that_is_refused_stops_the_experiment_too(argv, tmp_path, monke
     from dvc.cli import parse_args
     from dvc.cli.parser import DvcParserError
 
-    monkeypatch.chdir(project(tmp_path, "data: {path: /home/my photos}"))
+    monkeypatch.chdir(project(tmp_path, "data: {image: {path: /home/my photos}}"))
     monkeypatch.setattr(sys, "argv", ["setup", *argv])
     with pytest.raises((UserError, SystemExit)) as error:
         setup.main()
     if argv == ["mine"]:
-        assert str(error.value) == "setups/mine.yaml: data.path: a shell cuts a value at its space; set it with -S"
+        assert (
+            str(error.value) == "setups/mine.yaml: data.image.path: a shell cuts a value at its space; set it with -S"
+        )
     words = capsys.readouterr().out.split()
     assert words == [setup.REFUSED]
     with pytest.raises(DvcParserError):

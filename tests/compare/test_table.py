@@ -32,7 +32,8 @@ def experiment(name, **overrides):
         }.items()
     }
     metrics = {f"metrics/evaluate/{protocol}.json": {"data": found} for protocol, found in evaluated.items()}
-    trained = {"method": "simclr", "seed": 0, "computed_from": {"parameters": digests.of_training(chosen, "simclr")}}
+    origin = {"parameters": digests.of_training(chosen, "simclr", "image", "conv")}
+    trained = {"method": "simclr", "backbone": "conv", "seed": 0, "computed_from": origin}
     metrics["metrics/pretrain.json"] = {"data": trained | {"weights": "w"}}
     metrics["metrics/extract.json"] = {"data": {"computed_from": {"weights": "w"}, "features": "f"}}
     metrics["metrics/times/pretrain.json"] = {"error": {"type": "FileNotFoundError"}}
@@ -65,7 +66,7 @@ def test_metrics_of_other_units_are_printed_as_they_are_noted():
 
 def trained_alone(one):
     one["params.yaml"]["method"] = "byol"
-    origin = {"parameters": digests.of_training(params(method="byol"), "byol")}
+    origin = {"parameters": digests.of_training(params(method="byol"), "byol", "image", "conv")}
     one["metrics/pretrain.json"] |= {"method": "byol", "weights": "of byol", "computed_from": origin}
 
 
@@ -99,7 +100,7 @@ def other_knobs(one):
 
 
 def other_image_size(one):
-    one["params.yaml"]["data"]["image_size"] = 32
+    one["params.yaml"]["data"]["image"]["image_size"] = 32
 
 
 def of_an_earlier_version(one):

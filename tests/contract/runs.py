@@ -68,7 +68,7 @@ def steps_in_float64(
         task, split, params = build(method, shards, double=True, **settings)
         optimizer = SGD(name="sgd", lr=0.5, momentum=0.9, weight_decay=1e-4)
         plan = Plan(params.seed, params.pretrain, optimizer, resume / method)
-        result = train(task, split, params.data.image_size, plan)
+        result = train(task, split, params.data.of("image").image_size, plan)
         assert not [name for name, x in task.named_buffers() if x.requires_grad], (
             "a buffer that holds the steps' graphs"
         )
@@ -99,7 +99,7 @@ def run(
 
     task.after_step = after
     plan = Plan(params.seed, params.pretrain, method_params(params, method).optimizer, resume)
-    train(task, split, params.data.image_size, plan)
+    train(task, split, params.data.of("image").image_size, plan)
     return state(task)
 
 
@@ -123,7 +123,7 @@ def trained(method: str, shards: Path, resume: Path, overrides: dict[str, Any]) 
     """The result of a whole run."""
     task, split, params = build(method, shards, double=False, **overrides)
     plan = Plan(params.seed, params.pretrain, method_params(params, method).optimizer, resume)
-    return train(task, split, params.data.image_size, plan)
+    return train(task, split, params.data.of("image").image_size, plan)
 
 
 def gradients(methods: list[str], shards: Path) -> dict[str, list[str]]:
@@ -168,7 +168,7 @@ def swept(shards: Path) -> tuple[Tensor, Tensor]:
 
     make_accelerator("fp32")
     task, split, params = build("simclr", shards, double=False)
-    size = params.data.image_size
+    size = params.data.of("image").image_size
     found = sweep(task, split, torch.device("cpu"), size)
     task.eval()
     with torch.no_grad():

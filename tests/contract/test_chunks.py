@@ -27,7 +27,7 @@ BATCH = 16
 def few(tmp_path_factory):
     """Three steps of BATCH."""
     folder = tmp_path_factory.mktemp("few") / "shards"
-    write(params(data__limit=60).data, 0, folder, processes=1)
+    write(params(data__limit=60).data.of("image"), 0, folder, processes=1)
     return folder
 
 

@@ -14,7 +14,7 @@ from tests.helpers import HEADS, METHODS, SMALL, values
 
 ELSEWHERE = {"backbone", "optimizer", *(head for _, head in HEADS)}  # of all methods, with tests of their own
 SETTINGS = {  # in which every knob has a say; else those of the other tests
-    "cpc": {"data__image_size": 20, "methods__cpc__steps": 1},
+    "cpc": {"data__image__image_size": 20, "methods__cpc__steps": 1},
     "dcl": {"methods__dcl__weighted": True},
     "deepcluster": {"methods__deepcluster__dims": 10, "pretrain__epochs": 4},
     "ring": {"methods__ring__outer": 0.6, "methods__ring__inner": 0.5},

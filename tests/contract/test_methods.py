@@ -82,7 +82,7 @@ def test_forward_changes_no_state_but_batch_norms(hundred, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_encoder_gives_pooled_features(hundred, method):
     task, _, params = build(method, hundred, double=False)
-    size = params.data.image_size
+    size = params.data.of("image").image_size
     out = task.encoder().eval()(torch.rand(3, 3, size, size))
     assert out["pooled"].ndim == 2 and len(out["pooled"]) == 3
     assert "map" in out or "tokens" in out
@@ -99,8 +99,8 @@ def test_what_was_trained_is_kept_loaded_and_exported(hundred, tmp_path, method,
     expected, same = (part.eval().encoder()(images)["pooled"] for part in (task, other))
     assert torch.equal(expected, same)
 
-    architecture = getattr(params.backbones, method_params(params, method).backbone)
-    config = export_backbone(other.encoder(), architecture, params.data.image_size, tmp_path / "backbone")
+    architecture = params.backbones[method_params(params, method).backbone]
+    config = export_backbone(other.encoder(), architecture, params.data.of("image").image_size, tmp_path / "backbone")
     if config["loads_with"] == "timm":
         mean, std = (torch.tensor(config["pretrained_cfg"][name]).view(3, 1, 1) for name in ("mean", "std"))
         found = timm.create_model(f"local-dir:{tmp_path}/backbone", pretrained=True).eval()((images - mean) / std)
@@ -112,7 +112,7 @@ def test_what_was_trained_is_kept_loaded_and_exported(hundred, tmp_path, method,
 @pytest.mark.parametrize("method", METHODS)
 def test_the_report_shows_its_views(hundred, method):
     task, split, params = build(method, hundred, double=False)
-    sheet = Image.open(io.BytesIO(views_sheet(task, split, params.data.image_size, 0)))
+    sheet = Image.open(io.BytesIO(views_sheet(task, split, params.data.of("image").image_size, 0)))
     tile = sheet.width // IMAGES
     assert sheet.width == tile * IMAGES and sheet.height % tile == 0 and 2 <= sheet.height // tile <= 1 + MOST_VIEWS
     below = np.asarray(sheet)[tile:]
@@ -156,8 +156,10 @@ def test_positions_that_are_learnt_are_not_decayed():
 def test_images_that_patches_do_not_cover_are_refused(hundred, method):
     """By all users of a vision transformer; timm alone leaves the border out, or fails in the first step."""
     own = {} if method == "mae" else {f"methods__{method}__backbone": "vit"}
-    with pytest.raises(UserError, match=r"^data.image_size: 18 is not a multiple of .* patches of 4 pixels; change"):
-        build(method, hundred, double=False, data__image_size=18, **own)
+    with pytest.raises(
+        UserError, match=r"^data.image.image_size: 18 is not a multiple of .* patches of 4 pixels; change"
+    ):
+        build(method, hundred, double=False, data__image__image_size=18, **own)
 
 
 @pytest.mark.parametrize("options", [{"class_token": True, "reg_tokens": 4}, {"pos_embed": "none"}, {"fc_norm": True}])

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from selfsup.blocks import ImageData, Shared
 from selfsup.data.formats import image as decode
 from selfsup.data.loader import Split, open_split
 from selfsup.data.shards import write
-from selfsup.params import Data
 from tests.helpers import params
 
 
-def data(**overrides: Any) -> Data:
-    """The `data` section of `params.yaml` with overrides, decoding in memory."""
-    return params(**{f"data__{name}": value for name, value in ({"cache": "memory"} | overrides).items()}).data
+def data(**overrides: Any) -> ImageData:
+    """The keys of `data` that images have, of `params.yaml` with overrides, decoding in memory."""
+    shared = {name: value for name, value in ({"cache": "memory"} | overrides).items() if name in Shared.model_fields}
+    own = {f"data__image__{name}": value for name, value in overrides.items() if name not in shared}
+    return params(**{f"data__{name}": value for name, value in shared.items()}, **own).data.of("image")
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:

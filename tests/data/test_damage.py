@@ -196,7 +196,7 @@ from selfsup.data.source import Samples
 from selfsup.errors import one_line_errors
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
-    values = params.load(sys.argv[4]).data.model_copy(update={"samples_per_shard": int(sys.argv[2])})
+    values = params.load(sys.argv[4]).data.of("image").model_copy(update={"samples_per_shard": int(sys.argv[2])})
     with one_line_errors():
         write(values, 0, sys.argv[1], processes=2)
 """

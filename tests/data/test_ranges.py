@@ -111,7 +111,7 @@ def test_every_file_is_mapped_by_the_same_line(tmp_path, name):
         assert all(level == reference(value, index.range.low, index.range.high) for value, level in pairs)
     assert ordered == sorted(ordered)
     assert len(set(ordered)) >= levels
-    assert any("data.range: [low, high]" in note for note in index.notes) == (len(set(ordered)) < 32)
+    assert any("data.image.range: [low, high]" in note for note in index.notes) == (len(set(ordered)) < 32)
 
 
 def test_outliers_of_one_pixel_in_ten_thousand_do_not_make_a_set_dark():
@@ -160,7 +160,7 @@ def test_a_given_range_clips_and_counts(tmp_path):
     outside = sum(int(((image < 0) | (image > 100)).sum()) for image in images)
     index = written(put(tmp_path / "images", images), range=[0.0, 100.0])
     assert index.range is not None
-    assert (index.range.low, index.range.high, index.range.rule) == (0, 100, "data.range")
+    assert (index.range.low, index.range.high, index.range.rule) == (0, 100, "data.image.range")
     assert f"{outside:,} pixels in {COUNT} images lie outside [0, 100] and are clipped." in index.notes
     assert index.types == {"float32": COUNT}
 
@@ -168,7 +168,7 @@ def test_a_given_range_clips_and_counts(tmp_path):
 def test_a_range_without_numbers_to_map_says_so(tmp_path):
     index = written(put(tmp_path / "images", [decode.png(noise(9, 9, n)) for n in range(COUNT)]), range=[0.0, 9.0])
     assert index.range is None
-    assert "data.range has no effect: all images have 8 bits." in index.notes
+    assert "data.image.range has no effect: all images have 8 bits." in index.notes
 
 
 def test_images_that_the_line_of_the_set_leaves_hardly_a_level_are_counted(tmp_path):
@@ -364,7 +364,7 @@ def test_a_flat_channel_is_normalised_by_one_and_named(tmp_path, blue):
     ]
     split = open_split(tmp_path / "shards of images", "train", data(image_size=16))
     batch = split.gather(np.arange(split.samples))
-    backbone = fresh_backbone(params(**SMALL, data__image_size=16), "conv", split)
+    backbone = fresh_backbone(params(**SMALL, data__image__image_size=16), "conv", split)
     assert backbone.std.flatten().tolist() == pytest.approx(index.statistics.std)  # what the export writes, too
     inputs = backbone.normalize(batch["image"][:, :, :9, :7] / 255)
     assert inputs[:, 2].abs().max() < 1e-6

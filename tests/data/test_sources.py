@@ -205,10 +205,10 @@ def test_names_that_are_no_utf_8(tmp_path):
 
 
 def test_missing_empty_and_wrong_paths(tmp_path):
-    with pytest.raises(UserError, match=r"data\.path: no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"data\.image\.path: no folder .*nowhere"):
         image_folder(tmp_path / "nowhere")
     (tmp_path / "a").mkdir()
-    with pytest.raises(UserError, match=r"data\.path: no images in .* \(other files: none\)"):
+    with pytest.raises(UserError, match=r"data\.image\.path: no images in .* \(other files: none\)"):
         image_folder(tmp_path)
     (tmp_path / "a" / "table.csv").write_text("x")
     with pytest.raises(UserError, match=r"other files: 1 \.csv"):
@@ -335,7 +335,9 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    with pytest.raises(UserError, match=r"^data\.name: FashionMNIST could not be downloaded \(.*network") as caught:
+    with pytest.raises(
+        UserError, match=r"^data\.image\.name: FashionMNIST could not be downloaded \(.*network"
+    ) as caught:
         torchvision_set("FashionMNIST", None)
     assert "\n" not in str(caught.value)
     assert (tmp_path / ".cache" / "torchvision").is_dir()
@@ -344,10 +346,10 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("CIFAR11", r"data\.name: torchvision\.datasets has no 'CIFAR11'; did you mean CIFAR10\?"),
-        ("folder", r"data\.name: torchvision\.datasets has no 'folder'"),
-        ("CIFAR10", r"data\.path: CIFAR10 could not be read in .*not found.*null to download"),
-        ("EMNIST", r"data\.name: EMNIST has no training split"),
+        ("CIFAR11", r"data\.image\.name: torchvision\.datasets has no 'CIFAR11'; did you mean CIFAR10\?"),
+        ("folder", r"data\.image\.name: torchvision\.datasets has no 'folder'"),
+        ("CIFAR10", r"data\.image\.path: CIFAR10 could not be read in .*not found.*null to download"),
+        ("EMNIST", r"data\.image\.name: EMNIST has no training split"),
     ],
 )
 def test_sets_that_cannot_be_had(tmp_path, name, message):
@@ -356,7 +358,7 @@ def test_sets_that_cannot_be_had(tmp_path, name, message):
 
 
 def test_a_missing_folder_of_a_torchvision_set(tmp_path):
-    with pytest.raises(UserError, match=r"data\.path: no folder .*null to download CIFAR10"):
+    with pytest.raises(UserError, match=r"data\.image\.path: no folder .*null to download CIFAR10"):
         torchvision_set("CIFAR10", tmp_path / "nowhere")
 
 

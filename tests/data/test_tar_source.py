@@ -111,7 +111,7 @@ def server(folder):
 
 def test_http(server, tmp_path):
     check(tar_shards(f"{server}/s-{{000..002}}.tar", tmp_path / "scratch"))
-    with pytest.raises(UserError, match=r"s-003\.tar: 404 File not found; fix data\.path"):
+    with pytest.raises(UserError, match=r"s-003\.tar: 404 File not found; fix data\.image\.path"):
         tar_shards(f"{server}/s-{{000..003}}.tar", tmp_path / "scratch2")
 
 

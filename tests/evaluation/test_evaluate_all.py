@@ -107,7 +107,7 @@ def test_the_same_run_writes_the_same_bytes(folder, hundred):
 def test_missing_baselines_are_left_out_and_said(folder, hundred, capsys):
     params = workspace.make(folder, hundred)
     (folder / "features/baselines/pixels/meta.json").unlink()
-    (folder / "features/baselines/conv/supervised/meta.json").write_text('{"skipped": "no time"}')
+    (folder / "features/baselines/supervised/meta.json").write_text('{"skipped": "no time"}')
     evaluate(PROTOCOLS[0], params)
     metrics, details = read(PROTOCOLS[0])
     assert [row for row in metrics if row != "majority"] == ["features", "method", "random"]
@@ -161,7 +161,7 @@ def test_images_of_rare_classes_take_no_part_and_that_is_said(folder, tmp_path, 
     shapes = {"big": 20, "many": 20, "pair": 2, "wide": 20}
     shards(tmp_path / "made", source="image_folder", path=str(class_folders(tmp_path / "images", shapes)))
     params = workspace.make(
-        folder, tmp_path / "made", **workspace.quick(), data__source="image_folder", data__path="images"
+        folder, tmp_path / "made", **workspace.quick(), data__image__source="image_folder", data__image__path="images"
     )
     evaluate(protocol, params)
     _, details = read(protocol)

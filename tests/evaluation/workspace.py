@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
+from selfsup import needs
 from selfsup.config import parse
 from selfsup.data.loader import open_split
 from selfsup.features.store import Splits
@@ -15,8 +16,8 @@ from tests.helpers import values
 
 PLACES = {  # noise around the class centres
     "pretrained": 1.0,
-    "baselines/conv/random": 2.5,
-    "baselines/conv/supervised": 0.6,
+    "baselines/random": 2.5,
+    "baselines/supervised": 0.6,
     "baselines/pixels": None,
 }
 
@@ -41,7 +42,7 @@ def make(folder: Path, shards: Path, **overrides: Any) -> Params:
     YAML().dump(values(**chosen), folder / "params.yaml")
     params = parse(Params, values(**chosen))
     (folder / "models/pretrained").mkdir(parents=True)
-    (folder / "data").mkdir()
+    needs.write(params, "image", "conv", folder)
     (folder / "data/shards").symlink_to(shards)
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(100, 16))

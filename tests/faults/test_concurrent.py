@@ -75,12 +75,12 @@ class Queue:
 @pytest.fixture(scope="module")
 def queue(tmp_path_factory):
     folder = tmp_path_factory.mktemp("queue") / "project"
-    project(folder, data__source="digits", tracking__enabled=True, **TINY)
+    project(folder, data__image__source="digits", tracking__enabled=True, **TINY)
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     dvc(folder, "git", "add", ".")
     dvc(folder, *git, "commit", "-q", "-m", "first")
     grid = ["-S", "method=simclr,rotation", "-S", "seed=0,1"]
-    dvc(folder, "dvc", "exp", "run", "--queue", *grid, "baseline@conv", "extract")
+    dvc(folder, "dvc", "exp", "run", "--queue", *grid, "baseline", "extract")
     try:
         with (folder.parent / "queue.log").open("w") as log:  # the workers keep it open
             environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -107,7 +107,7 @@ def test_all_four_succeed(queue):
 
 
 def test_each_has_its_own_results_and_shares_what_is_the_same(queue):
-    for out, count in {"data/shards": 2, "features/baselines/conv": 2, "models/pretrained": 4}.items():
+    for out, count in {"data/shards": 2, "features/baselines/random": 2, "models/pretrained": 4}.items():
         assert len({experiment.outs[out] for experiment in queue.done.values()}) == count
     assert {(experiment.metrics["method"], seed) for (_, seed), experiment in queue.done.items()} == GRID
 

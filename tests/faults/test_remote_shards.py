@@ -238,7 +238,7 @@ def no_more(handler: Handler) -> None:
 @pytest.mark.parametrize("code", [401, 403, 404, 410, 304])
 def test_an_answer_that_stays_is_not_asked_for_again(server, tmp_path, code):
     server.faults[1] = [status(code)]
-    with pytest.raises(UserError, match=rf"/s-001\.tar: {code} .*; fix data\.path or access"):
+    with pytest.raises(UserError, match=rf"/s-001\.tar: {code} .*; fix data\.image\.path or access"):
         tar_shards(server.url, tmp_path / "scratch")
     assert len(server.ranges[1]) == 1
 

@@ -20,9 +20,8 @@ def write(folder, meta, width=3):
 @pytest.fixture
 def folder(tmp_path):
     write(tmp_path / "pretrained", {"method": "mae", "backbone": "vit"})
-    for arch in ("conv", "vit"):
-        write(tmp_path / "baselines" / arch / "random", {"arch": arch})
-        write(tmp_path / "baselines" / arch / "supervised", {"arch": arch})
+    for row in ("random", "supervised"):
+        write(tmp_path / "baselines" / row, {"backbone": "vit"})
     write(tmp_path / "baselines" / "pixels", {})
     return tmp_path
 
@@ -35,8 +34,17 @@ def test_rows_come_in_order_with_the_baselines_of_the_methods_own_architecture(f
         ("random", "random"),
         ("pixels", "pixels"),
     ]
-    assert [one.meta.get("arch") for one in sets] == [None, "vit", "vit", None]
+    assert [one.meta.get("backbone") for one in sets] == ["vit", "vit", "vit", None]
     assert missing == {}
+
+
+def test_baselines_of_another_architecture_are_left_out(folder):
+    """Such as after `dvc repro extract` with another method."""
+    write(folder / "other", {"backbone": "conv"})
+    (folder / "other/meta.json").replace(folder / "baselines/random/meta.json")
+    sets, missing = find(folder, ALL)
+    assert [one.row for one in sets] == ["method", "supervised", "pixels"]
+    assert missing["random"].endswith("baselines/random has the backbone conv, not vit; run dvc repro baseline")
 
 
 def test_only_the_baselines_asked_for_are_found(folder):
@@ -45,7 +53,7 @@ def test_only_the_baselines_asked_for_are_found(folder):
 
 def test_missing_baselines_are_named_with_their_reason(folder):
     (folder / "baselines/pixels/meta.json").unlink()
-    (folder / "baselines/vit/supervised/meta.json").write_text('{"skipped": "needs labels"}')
+    (folder / "baselines/supervised/meta.json").write_text('{"skipped": "needs labels"}')
     sets, missing = find(folder, ALL)
     assert [one.row for one in sets] == ["method", "random"]
     assert missing["supervised"] == "needs labels"

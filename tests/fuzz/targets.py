@@ -270,7 +270,7 @@ def _tars(draw: Any) -> bytes:
 
 
 def tar_reader(draw: Any) -> str:
-    """A tar of odd members, damaged or not, packed or not, as `data.path` of somebody else's shards."""
+    """A tar of odd members, damaged or not, packed or not, as `data.image.path` of somebody else's shards."""
     content = draw(_tars())
     if draw(st.integers(0, 3)):
         content = draw(damaged(content))

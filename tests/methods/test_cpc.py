@@ -13,7 +13,7 @@ from selfsup.task import Progress
 from tests.contract.runs import build
 
 START = Progress(0, 10, 5)
-FOUR = {"methods__cpc__patch": 8, "data__image_size": 20, "methods__cpc__steps": 3}  # four rows of four patches
+FOUR = {"methods__cpc__patch": 8, "data__image__image_size": 20, "methods__cpc__steps": 3}  # four rows of four patches
 
 
 def built(shards, n=6, **overrides):

@@ -70,7 +70,7 @@ def test_a_queue_longer_than_the_data_set_is_refused(hundred):
 def test_the_teacher_sees_crops_and_the_student_contrastive_views(built):
     _, (strong, weak), batch, params = built
     draw = Draw(0, 0, batch["id"])
-    size = params.data.image_size
+    size = params.data.of("image").image_size
     torch.testing.assert_close(
         weak, crop_view(batch, draw.fork("weak"), params.views, size).double(), rtol=0, atol=1e-6
     )

@@ -122,8 +122,12 @@ def test_a_lopsided_set_of_noise_is_not_said_to_be_learnt(folder, tmp_path_facto
         (root / "images" / name).mkdir(parents=True)
         for i in range(count):
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(root / "images" / name / f"{i}.png")
-    source = {"data__source": "image_folder", "data__path": str(root / "images"), "data__image_size": 8}
-    write(make_params(**source).data, 0, root / "shards", processes=1)
+    source = {
+        "data__image__source": "image_folder",
+        "data__image__path": str(root / "images"),
+        "data__image__image_size": 8,
+    }
+    write(make_params(**source).data.of("image"), 0, root / "shards", processes=1)
     few = {f"evaluation__{name}__fraction": [0.01, 1.0] for name in LISTED if "fraction" in BLOCKS[name]}
     overrides = source | QUICK | few
     params = workspace.make(folder, root / "shards", **overrides)
@@ -183,8 +187,8 @@ def test_names_with_html_in_them_are_text(folder, tmp_path_factory):
         for i in range(15):
             pixels = rng.integers(40 * number, 40 * number + 60, (12, 12, 3), np.uint8)
             Image.fromarray(pixels).save(root / "images" / name / f"<b onclick=x>{i}.png")
-    source = {"data__source": "image_folder", "data__path": str(root / "images")}
-    write(make_params(**source).data, 0, root / "shards", processes=1)
+    source = {"data__image__source": "image_folder", "data__image__path": str(root / "images")}
+    write(make_params(**source).data.of("image"), 0, root / "shards", processes=1)
     _, checker = report(finished(folder, root / "shards", LISTED[:1], **source))
     assert not {"script", "b"} & set(checker.tags)
     assert "onclick" not in {name for name, _ in checker.attributes}
@@ -210,7 +214,7 @@ def test_unlabelled_data_still_makes_a_page(folder, unlabelled_shards):
 def test_missing_baselines_and_protocols_are_said(folder, hundred):
     params = workspace.make(folder, hundred, **QUICK)
     (folder / "features/baselines/pixels/meta.json").unlink()
-    (folder / "features/baselines/conv/supervised/meta.json").write_text('{"skipped": "no <time>"}')
+    (folder / "features/baselines/supervised/meta.json").write_text('{"skipped": "no <time>"}')
     evaluate(LISTED[0], params)
     _, checker = report(params)
     said = " ".join(checker.texts)
@@ -379,7 +383,7 @@ def test_features_of_another_method_or_of_other_weights_are_refused(folder, hund
 def test_a_training_with_other_parameters_is_refused(folder, hundred):
     params = finished(folder, hundred, ())
     path = Path("metrics/pretrain.json")
-    origin = {"parameters": digests.of_training(params, "simclr")}
+    origin = {"parameters": digests.of_training(params, "simclr", "image", "conv")}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"computed_from": origin}))
     report(params)
     longer = params.pretrain.model_copy(update={"epochs": params.pretrain.epochs + 1})

@@ -28,7 +28,7 @@ TIMES = "metrics/times/"  # the only outs that may differ
 
 TINY = SMALL | {
     "data__limit": 200,
-    "data__image_size": 8,
+    "data__image__image_size": 8,
     "data__samples_per_shard": 50,
     "data__cache": "auto",
     "pretrain__epochs": 4,

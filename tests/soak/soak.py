@@ -39,7 +39,7 @@ LIMITS = {  # kind of disturbance: seconds within which the command must end
 KILLED = {"SIGTERM": (143, -15), "Ctrl-C": (130, -2)}  # statuses: the stage's own, or the signal's before it was ready
 SMALL = {
     "data__limit": None,
-    "data__image_size": 16,
+    "data__image__image_size": 16,
     "data__samples_per_shard": 500,
     "pretrain__batch_size": 64,
     "pretrain__checkpoint_every": 10,

@@ -24,7 +24,7 @@ SMALLEST = SMALL | {
     "pretrain__epochs": 2,
     "pretrain__batch_size": 4,
     "pretrain__knn_every": 1,
-    "data__source": "image_folder",
+    "data__image__source": "image_folder",
     **workspace.quick(),
 }
 
@@ -102,7 +102,7 @@ def dvc(folder: Path, *command: str) -> str:
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pipeline") / "project"
     awkward(folder.parent / "images")
-    project(folder, data__path=str(folder.parent / "images"))
+    project(folder, data__image__path=str(folder.parent / "images"))
     dvc(folder, "dvc", "repro")
     return folder
 
@@ -168,6 +168,7 @@ def test_another_method_reruns_only_what_depends_on_it(finished):
     text = (finished / "params.yaml").read_text()
     (finished / "params.yaml").write_text(text.replace("method: simclr", "method: rotation"))
     dvc(finished, "dvc", "repro", "pretrain")
+    assert not ran(dvc(finished, "dvc", "repro", "--dry", "shard", "pixels", "baseline"))
     assert not [*finished.glob("metrics/evaluate/*.json"), *finished.glob("metrics/extract.json")]  # of simclr
     out = dvc(finished, "dvc", "repro")
     assert ran(out) == {"extract", "evaluate", "report"}
@@ -176,15 +177,78 @@ def test_another_method_reruns_only_what_depends_on_it(finished):
     assert not ran(dvc(finished, "dvc", "repro"))  # all of it comes from the run cache
 
 
+def changed(folder: Path) -> set[str]:
+    """The stages that DVC would run if none of those before them changed a file, but for `watch`, which always runs."""
+    said = json.loads(dvc(folder, "dvc", "status", "--json"))
+    return {name.partition("@")[0] for name in said} - {"watch"}
+
+
+def change(folder: Path, before: str, after: str) -> None:
+    """Change params.yaml, and write what the method now needs of it."""
+    path = folder / "params.yaml"
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    dvc(folder, "dvc", "repro", "check")
+
+
+NARROW = "embed_dim: 32"  # of the vision transformer
+
+
+def test_a_backbone_that_no_run_uses_reruns_nothing(finished):
+    """But the report, which shows params.yaml."""
+    change(finished, NARROW, "embed_dim: 48")
+    try:
+        assert changed(finished) == {"report"}
+        change(finished, "backbones:", "backbones:\n  small: {name: resnet9, small_stem: false, options: {width: 2}}")
+        assert changed(finished) == {"report"}
+    finally:
+        change(finished, "  small: {name: resnet9, small_stem: false, options: {width: 2}}\n", "")
+        change(finished, "embed_dim: 48", NARROW)
+    assert not changed(finished)
+
+
+def test_keys_that_decide_no_shard_rerun_no_shard(finished):
+    """How shards are verified and cached; and of what decides one, a change that leaves it equal retrains nothing."""
+    change(finished, "verify: full", "verify: size")
+    assert changed(finished) == {"report"}
+    change(finished, "samples_per_shard: 10000", "samples_per_shard: 9999")
+    assert changed(finished) == {"shard", "report"}
+    dvc(finished, "dvc", "repro", "shard")
+    assert changed(finished) == {"report"}
+    change(finished, "samples_per_shard: 9999", "samples_per_shard: 10000")
+    change(finished, "verify: size", "verify: full")
+    assert not ran(dvc(finished, "dvc", "repro"))
+
+
+def test_another_architecture_trains_its_own_baselines_and_the_first_ones_come_back(finished):
+    def weights() -> bytes:
+        return (finished / "features/baselines/random/test.npy").read_bytes()
+
+    before = weights()
+    change(finished, "method: simclr", "method: mae")
+    try:
+        assert not ran(dvc(finished, "dvc", "repro", "--dry", "shard", "pixels"))
+        assert {"pretrain", "baseline"} <= changed(finished)
+        assert ran(dvc(finished, "dvc", "repro", "baseline")) == {"baseline"}
+        meta = json.loads((finished / "features/baselines/random/meta.json").read_text())
+        assert meta["backbone"] == "vit" and weights() != before
+        assert [path.name for path in (finished / "features/baselines").iterdir()].count("vit") == 0
+    finally:
+        change(finished, "method: mae", "method: simclr")
+    assert not ran(dvc(finished, "dvc", "repro"))  # the run cache has them
+    assert weights() == before
+
+
 def test_images_without_labels_go_through_the_whole_pipeline(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(20):
         save(Image.fromarray(rng.integers(0, 256, (10 + i, 14, 3), np.uint8)), tmp_path / f"images/{i}.jpg")
-    folder = project(tmp_path / "project", data__path=str(tmp_path / "images"), method="mae")
+    folder = project(tmp_path / "project", data__image__path=str(tmp_path / "images"), method="mae")
     dvc(folder, "dvc", "repro")
     for protocol in values()["evaluation"]["protocols"]:
         skipped = "skipped" in json.loads((folder / f"metrics/evaluate/{protocol}.json").read_text())[protocol]
         assert skipped == ("labels" in protocols.find(protocol).needs)
     page = (folder / "report/index.html").read_text()
     assert "needs labels" in page and "effective rank" in page
-    assert json.loads((folder / "features/baselines/vit/supervised/meta.json").read_text())["skipped"]
+    assert json.loads((folder / "features/baselines/supervised/meta.json").read_text())["skipped"]

@@ -1,5 +1,6 @@
 """Bad input to the training stages: one line that says what to do, exit 1, nothing lost."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,7 +15,9 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from selfsup import needs
 from selfsup.data.loader import open_splits
+from selfsup.errors import UserError
 from selfsup.evaluation import protocols
 from selfsup.features.writer import SPLITS
 from selfsup.params import load
@@ -27,6 +30,9 @@ def workspace(folder: Path, shards: Path, **overrides) -> Path:
     folder.mkdir(exist_ok=True)
     chosen = SMALL | {"tracking__enabled": False, "pretrain__epochs": 1} | overrides
     YAML().dump(values(**chosen), folder / "params.yaml")
+    with contextlib.suppress(UserError):  # of parameters that are wrong on purpose
+        found = load(folder / "params.yaml")
+        needs.write(found, "image", found.methods[found.method]["backbone"], folder)
     (folder / "data").mkdir(exist_ok=True)
     if not (folder / "data/shards").exists():
         shutil.copytree(shards, folder / "data/shards")
@@ -72,7 +78,11 @@ BAD = {
         {"method": "mae", "methods__mae__backbone": "conv"},
         "methods.mae.backbone",
     ),
-    "an image size that patches do not cover": ("check", {"data__image_size": 18}, "not a multiple of the vision"),
+    "an image size that patches do not cover": (
+        "check",
+        {"data__image__image_size": 18},
+        "not a multiple of the vision",
+    ),
     "a backbone that timm does not have": (
         "check",
         {"backbones__conv": {"name": "resnet19", "small_stem": True, "options": {}}},
@@ -126,7 +136,6 @@ def test_nonsense_in_nproc(world, hundred, tmp_path):
 
 
 def test_more_processes_than_gpus(monkeypatch):
-    from selfsup.errors import UserError
     from selfsup.processes import launch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -193,7 +202,7 @@ def test_a_configuration_that_is_being_trained_is_waited_for(hundred, tmp_path, 
     folder = workspace(tmp_path, hundred)
     params = load(folder / "params.yaml")
     splits = open_splits(params.data, folder / "data/shards", verified=True)
-    resume = session.resume_folder(Path(), "pretrain", params, "simclr", splits["train"].checksum)
+    resume = session.resume_folder(Path(), "pretrain", params, "simclr", "conv", splits["train"].checksum)
     command, log = [sys.executable, str(ROOT / "stages/pretrain.py")], tmp_path / "log"
     with session.owned(folder / resume), log.open("w") as file:
         waiting = subprocess.Popen(command, cwd=folder, env=os.environ | {"NPROC": world}, stderr=file)
@@ -204,7 +213,7 @@ def test_a_configuration_that_is_being_trained_is_waited_for(hundred, tmp_path, 
     assert waiting.wait(timeout=120) == 0
     assert (folder / "models/pretrained/task.safetensors").exists()
     other = params.model_copy(update={"seed": 1})
-    assert session.resume_folder(Path(), "pretrain", other, "simclr", splits["train"].checksum) != resume
+    assert session.resume_folder(Path(), "pretrain", other, "simclr", "conv", splits["train"].checksum) != resume
 
 
 def test_a_killed_process_is_named_and_the_run_goes_on_after(hundred, tmp_path):

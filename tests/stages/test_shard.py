@@ -51,11 +51,11 @@ def test_errors_are_one_line(workspace):
     change(workspace, "path: null  ", "path: nowhere  ")
     done = run(workspace)
     assert done.returncode == 1
-    assert done.stderr == "error: data.path: no folder nowhere; fix the path\n"
+    assert done.stderr == "error: data.image.path: no folder nowhere; fix the path\n"
     assert not (workspace / "data" / "shards").exists()
 
 
 def test_help_is_one_line(workspace):
     done = run(workspace, "--help")
     assert done.returncode == 0
-    assert "Write the images of `data.source`" in done.stdout
+    assert "Write the images of `data.image.source`" in done.stdout

@@ -24,7 +24,8 @@ def split_of(tmp_path, images):
     (tmp_path / "images").mkdir()
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"images/{i:02}.png")
-    data = params(data__source="image_folder", data__path=str(tmp_path / "images"), data__cache="memory").data
+    source = {"data__image__source": "image_folder", "data__image__path": str(tmp_path / "images")}
+    data = params(**source, data__cache="memory").data.of("image")
     write(data, 0, tmp_path / "shards", processes=1)
     return open_splits(data, tmp_path / "shards", verified=True)["train"]
 
@@ -46,11 +47,11 @@ def test_sound_data_leave_the_optimiser(tmp_path):
 def test_pictures_that_are_all_the_same(tmp_path):
     split = split_of(tmp_path, np.repeat(noise(1), 60, axis=0))
     said = line(split, tmp_path)
-    assert said == "All 16 images of the step are one and the same picture; check the images in data.path"
+    assert said == "All 16 images of the step are one and the same picture; check the images in data.image.path"
 
 
 def test_pictures_of_one_colour(tmp_path):
     images = noise()
     images[: 5 * 10] = np.arange(50, dtype=np.uint8)[:, None, None, None] + np.uint8([3, 2, 1])
     said = line(split_of(tmp_path, images), tmp_path)
-    assert said.endswith(" of the 16 images of the step are of one colour; check the images in data.path")
+    assert said.endswith(" of the 16 images of the step are of one colour; check the images in data.image.path")

@@ -15,7 +15,7 @@ from tests.helpers import params, small
 def leave(place: Path, epochs: int = 200, seed: int = 0, method: str = "simclr", step: int = 40, **overrides) -> Path:
     """The folder of an unfinished run."""
     chosen = params(method=method, seed=seed, pretrain__epochs=epochs, **overrides)
-    folder = session.resume_folder(place, "pretrain", chosen, method, "images")
+    folder = session.resume_folder(place, "pretrain", chosen, method, "conv", "images")
     begin(folder, chosen, method)
     if step:
         (folder / f"step-{step:09d}-0123456789abcdef.pt").write_bytes(b"x" * 1_000_000)
@@ -23,14 +23,14 @@ def leave(place: Path, epochs: int = 200, seed: int = 0, method: str = "simclr",
 
 
 def begin(folder: Path, chosen, method: str = "simclr", checksum: str = "images") -> None:
-    resume.begin(folder, {"stage": "pretrain", **session.identity(chosen, method, checksum)})
+    resume.begin(folder, {"stage": "pretrain", **session.identity(chosen, method, "conv", checksum)})
 
 
 def said(capsys, place: Path, method: str = "simclr", checksum: str = "images", **overrides) -> str:
     """What a run logs as it begins."""
     capsys.readouterr()
     chosen = params(method=method, **overrides)
-    begin(session.resume_folder(place, "pretrain", chosen, method, checksum), chosen, method, checksum)
+    begin(session.resume_folder(place, "pretrain", chosen, method, "conv", checksum), chosen, method, checksum)
     return capsys.readouterr().err
 
 
@@ -138,7 +138,7 @@ def test_what_is_in_use_stays(tmp_path, role):
 def test_a_run_notes_what_it_is_of(hundred, tmp_path):
     chosen = small(method="rotation", pretrain__epochs=1, pretrain__batch_size=64)
     splits = open_splits(chosen.data, hundred, verified=True)
-    folder = session.resume_folder(tmp_path, "pretrain", chosen, "rotation", splits["train"].checksum)
+    folder = session.resume_folder(tmp_path, "pretrain", chosen, "rotation", "conv", splits["train"].checksum)
     session.run(chosen, "rotation", "conv", splits, folder, "rotation", lambda row, step: None)
     of = json.loads((folder / resume.NOTE).read_text())
     assert (of["stage"], of["method"], of["pretrain"]["epochs"]) == ("pretrain", "rotation", 1)

@@ -107,7 +107,7 @@ def test_a_layer_that_is_frozen_first_trains_in_the_second_half(method, epochs, 
 
     task = build_task(chosen, method, architecture, splits["train"])
     plan = Plan(0, chosen.pretrain, method_params(chosen, method).optimizer, tmp_path, log=log)
-    result = train(task, splits["train"], chosen.data.image_size, plan)
+    result = train(task, splits["train"], chosen.data.of("image").image_size, plan)
     steps = result.steps
     rates = [row["lr"] for row in result.rows]
     assert seen == [step < steps / 2 for step in range(steps)]

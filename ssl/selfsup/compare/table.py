@@ -106,7 +106,7 @@ def not_of_it(
         _, block = protocols.chosen(protocol, chosen.evaluation)
     except UserError as error:
         return f"of parameters that this version does not know ({error})"
-    if run["computed_from"]["parameters"] != digests.of_training(chosen, method):
+    if not digests.same_training(chosen, method, run):
         return "of a training with other parameters"
     if written["method"] == method and extracted.get("computed_from", {}).get("weights") != run["weights"]:
         return "of another training"

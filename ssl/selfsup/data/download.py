@@ -57,7 +57,7 @@ def download(url: str, path: Path, stop: threading.Event) -> None:
                 _resume(session, url, file, copy, stop)
                 return
             except (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects) as error:
-                raise UserError(f"{shown(url)}: {_reason(error)}; fix data.path") from None
+                raise UserError(f"{shown(url)}: {_reason(error)}; fix data.image.path") from None
             except (requests.RequestException, urllib3.exceptions.HTTPError, _Again) as error:
                 have, reason, asked = file.tell(), _reason(error), getattr(error, "wait", 0.0)
             if have >= mark + PROGRESS:
@@ -111,7 +111,7 @@ def _prepare(answer: Any, url: str, file: IO[bytes], copy: _Copy) -> None:
     elif status in _TEMPORARY:
         raise _Again(f"{status} {reason}", min(_asked(answer), LONGEST_WAIT))
     elif status != 416:
-        raise UserError(f"{shown(url)}: {status} {reason}; fix data.path or access")
+        raise UserError(f"{shown(url)}: {status} {reason}; fix data.image.path or access")
     _restart(file)
     raise _Again(f"{status} {reason}: the file changed during the download")
 

@@ -34,11 +34,11 @@ def list_shards(pattern: str) -> list[str]:
     try:
         parts = list(braceexpand(pattern))
     except ValueError:
-        raise UserError(f"data.path: unbalanced braces in {pattern}; write ranges as {{000..009}}") from None
+        raise UserError(f"data.image.path: unbalanced braces in {pattern}; write ranges as {{000..009}}") from None
     found = {part: _expand(part) for part in parts}
     missing = [part for part in parts if not found[part]]
     if missing and len(missing) < len(parts):
-        raise UserError(f"data.path: no shard {missing[0]}; fix the range in {pattern}")
+        raise UserError(f"data.image.path: no shard {missing[0]}; fix the range in {pattern}")
     return [url for part in parts for url in found[part]]
 
 
@@ -55,7 +55,9 @@ def _expand(part: str) -> list[str]:
                 return sorted(files.unstrip_protocol(name) for name in files.glob(path))
             return [part] if files.exists(path) else []
         except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"data.path: {part} cannot be listed ({_reason(error)}); fix the URL or access") from None
+            raise UserError(
+                f"data.image.path: {part} cannot be listed ({_reason(error)}); fix the URL or access"
+            ) from None
     path = resolve(part)
     if path.is_dir():
         return sorted(str(tar) for tar in path.iterdir() if re.search(r"\.(tar(\.\w+)?|tgz)$", tar.name))
@@ -93,7 +95,7 @@ def fetch(url: str, copy: Path, stop: threading.Event) -> Path:
         return unpacked
     except (OSError, ValueError, EOFError, ImportError, zlib.error, lzma.LZMAError) as error:
         raise UserError(
-            f"{shown(url)}: cannot be read ({_reason(error)}); fix data.path or access, or free some disk space"
+            f"{shown(url)}: cannot be read ({_reason(error)}); fix data.image.path or access, or free some disk space"
         ) from None
 
 

@@ -7,9 +7,9 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from selfsup.blocks import GroupTable
 from selfsup.data.source import Samples, resolve
 from selfsup.errors import UserError
-from selfsup.params import GroupTable
 
 
 def group_numbers(splits: Mapping[str, Samples], group: str | GroupTable | None) -> dict[str, np.ndarray] | None:

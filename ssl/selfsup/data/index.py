@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 from selfsup.config import Strict
 from selfsup.errors import UserError
 
-SCHEMA = 2
+SCHEMA = 3
 REMEDY = "run `dvc repro --force --single-item shard` to write the shards again"
 
 
@@ -71,6 +71,7 @@ class Index(Strict):
     """The whole of `index.json`."""
 
     schema_version: int
+    kind: str  # of the samples: a block under `data` in params.yaml
     source: str
     seed: int
     store_size: int  # pixels; the side of the squares in which the statistics were taken

@@ -6,30 +6,34 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from selfsup.blocks import Data, KindData
 from selfsup.data.decoded import Fetch, open_images
 from selfsup.data.formats import image as decode
 from selfsup.data.index import REMEDY, Index, load_table, verify
 from selfsup.draw import epoch_order
 from selfsup.errors import UserError
-from selfsup.params import Data
 
 Batch = dict[str, Tensor]
 
 
-def open_split(folder: Path | str, name: str, data: Data) -> "Split":
+def open_split(folder: Path | str, name: str, data: Data | KindData) -> "Split":
     """The split `name` (train, validation or test) of a folder of shards, verified as `data.verify` says.
 
-    Raises `UserError` that names the shard that is damaged.
+    Raises `UserError` that names the shard that is damaged, and where `data` has no block for the shards' kind.
     """
-    return Split(Path(folder), verify(folder, data.verify, [name]), name, data)
+    index = verify(folder, data.verify, [name])
+    return Split(Path(folder), index, name, data.of(index.kind))
 
 
-def open_splits(data: Data, folder: Path | str = "data/shards", verified: bool = False) -> dict[str, "Split"]:
+def open_splits(
+    data: Data | KindData, folder: Path | str = "data/shards", verified: bool = False
+) -> dict[str, "Split"]:
     """All splits by name, verified as `data.verify` says, or by size alone when another process just did."""
     if verified:
         data = data.model_copy(update={"verify": "size"})
@@ -39,10 +43,11 @@ def open_splits(data: Data, folder: Path | str = "data/shards", verified: bool =
 class Split:
     """The samples of one split, numbered in the order of the shards. Images are decoded when first asked for."""
 
-    def __init__(self, folder: Path, index: Index, name: str, data: Data):
+    def __init__(self, folder: Path, index: Index, name: str, data: Any):
         self.folder, self.name = folder, name
+        self.kind, self.data = index.kind, data  # the block of that kind with the shared keys
         self.shards = index.splits[name]
-        self.size = data.store_size or data.image_size  # S, side of the squares, pixels
+        self.size = data.stored  # S, side of the squares, pixels
         self.cache = data.cache
         tables = [load_table(folder / shard.table.file) for shard in self.shards]
         self.labels: np.ndarray = np.concatenate([table["label"] for table in tables])  # int64 [N], -1: none

@@ -4,15 +4,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from selfsup.blocks import ImageData
 from selfsup.data import copies
 from selfsup.data.index import Copies
 from selfsup.data.plan import Plan
 from selfsup.data.source import SPLITS
 from selfsup.errors import UserError
-from selfsup.params import Data
 
 
-def rare(plan: Plan, data: Data) -> list[str]:
+def rare(plan: Plan, data: ImageData) -> list[str]:
     """On classes that cannot be in every split."""
     if not plan.rare:
         return []
@@ -36,9 +36,9 @@ def rare(plan: Plan, data: Data) -> list[str]:
     ]
 
 
-def copied(found: copies.Found, counts: Copies, plan: Plan, data: Data) -> list[str]:
+def copied(found: copies.Found, counts: Copies, plan: Plan, data: ImageData) -> list[str]:
     """On equal images. Raises `UserError` where `data.duplicates` is `fail` and two splits have one."""
-    size = data.store_size or data.image_size
+    size = data.stored
     notes = []
     for pair, images in counts.across.items():
         one, other = pair.split("/")

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from selfsup.blocks import Shared
 from selfsup.data.names import Names
 from selfsup.data.source import SPLITS, Samples, Source
 from selfsup.data.splits import held_out, held_out_groups, kept, places, random_keys
 from selfsup.errors import UserError
-from selfsup.params import Data
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Plan:
 
 def plan(
     source: Source,
-    data: Data,
+    data: Shared,
     seed: int,
     groups: Mapping[str, np.ndarray] | None,
     without: Mapping[str, np.ndarray],
@@ -76,7 +76,7 @@ class _Draft:
     def __init__(
         self,
         source: Source,
-        data: Data,
+        data: Shared,
         groups: Mapping[str, np.ndarray] | None,
         without: Mapping[str, np.ndarray],
     ):

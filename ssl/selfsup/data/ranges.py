@@ -2,8 +2,8 @@
 
 Files of 8 bits need none and are never mapped. All others, integers of more than 8 bits, signed ones and floats, are
 mapped by v -> (v - low) * 255 / (high - low), rounded, clipped to 0..255: one line for every file of every split, at
-sharding and at every later decode. `data.range: auto` decides low and high once, while sharding, from the types and
-values of all files (`decide`); `data.range: [low, high]` gives them.
+sharding and at every later decode. `data.image.range: auto` decides low and high once, while sharding, from the types
+and values of all files (`decide`); `data.image.range: [low, high]` gives them.
 """
 
 from collections import Counter
@@ -142,8 +142,8 @@ def notes(survey: Survey, chosen: Range | None, given: bool) -> list[str]:
             )
         if (levels := int(np.count_nonzero(survey.levels))) < FEW_LEVELS:
             said.append(
-                f"Only {levels} of 256 grey levels are in use after the mapping; set data.range: [low, high] to the "
-                "values that matter."
+                f"Only {levels} of 256 grey levels are in use after the mapping; set data.image.range: [low, high] to "
+                "the values that matter."
             )
         elif survey.poor:
             said.append(
@@ -151,7 +151,7 @@ def notes(survey: Survey, chosen: Range | None, given: bool) -> list[str]:
                 "one scale?"
             )
     elif given:
-        said.append("data.range has no effect: all images have 8 bits.")
+        said.append("data.image.range has no effect: all images have 8 bits.")
     if survey.deep:
         said.append(f"{survey.deep:,} of {files:,} images have 16 bits per colour channel; the upper 8 are used.")
         if (levels := int(np.count_nonzero(survey.deep_levels))) < FEW_LEVELS:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from selfsup.blocks import ImageData
 from selfsup.data import copies
 from selfsup.data.groups import group_numbers
 from selfsup.data.index import SCHEMA, Copies, Index, Range, Skipped, write_index
@@ -19,10 +20,10 @@ from selfsup.data.source import SPLITS, Samples
 from selfsup.data.sources import open_source
 from selfsup.data.writer import Job, Written, run
 from selfsup.files import replaced
-from selfsup.params import Data
+from selfsup.logs import one_line
 
 
-def write(data: Data, seed: int, folder: Path | str, processes: int | None = None) -> Index:
+def write(data: ImageData, seed: int, folder: Path | str, processes: int | None = None) -> Index:
     """Write the shards of `data` into `folder`, replacing what is there, and return their index.
 
     Everything is written beside the folder first and takes its place at the end, so that an error, a full disk or a
@@ -60,11 +61,22 @@ def write(data: Data, seed: int, folder: Path | str, processes: int | None = Non
     return index
 
 
+def said(index: Index) -> list[str]:
+    """What was written, as lines for the console."""
+    counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
+    classes = f"{len(index.classes)} {'class' if len(index.classes) == 1 else 'classes'}"
+    left_out = ", ".join(f"{count:,} {what}" for what, count in index.left_out.items())
+    first = f"{counts} images; {classes}; {index.skipped_count} skipped" + (
+        f"; left out: {left_out}" if left_out else ""
+    )
+    return [first, *(f"note: {one_line(note)}" for note in index.notes)]
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _remedy(data: Data, skipped: list[Skipped]) -> str:
+def _remedy(data: ImageData, skipped: list[Skipped]) -> str:
     """What helps where a split lacks images of a class."""
     if skipped:
         what = f"fix the {len(skipped)} unreadable files"
@@ -115,7 +127,7 @@ class _Made:
         return copies.find(images)
 
 
-def _to_leave_out(made: _Made, data: Data) -> dict[str, np.ndarray]:
+def _to_leave_out(made: _Made, data: ImageData) -> dict[str, np.ndarray]:
     """Numbers of samples, per split of the source, without which the splits must be made again; {}: all is well."""
     extra = copies.surplus(made.copies()) if data.duplicates == "drop" else {}
     again = any(map(len, extra.values()))
@@ -130,7 +142,7 @@ def _to_leave_out(made: _Made, data: Data) -> dict[str, np.ndarray]:
     return {split: np.concatenate(parts) for split, parts in out.items()}
 
 
-def _write_splits(splits: Plan, data: Data, folder: Path, processes: int) -> _Made:
+def _write_splits(splits: Plan, data: ImageData, folder: Path, processes: int) -> _Made:
     jobs = []
     for split in SPLITS:
         (folder / split).mkdir()
@@ -143,14 +155,15 @@ def _write_splits(splits: Plan, data: Data, folder: Path, processes: int) -> _Ma
     return _Made(splits, jobs, *run(jobs, splits.source.read, processes, given))
 
 
-def _index(made: _Made, data: Data, seed: int, skipped: list[Skipped], counts: Copies, notes: list[str]) -> Index:
+def _index(made: _Made, data: ImageData, seed: int, skipped: list[Skipped], counts: Copies, notes: list[str]) -> Index:
     source = made.plan.source
     statistics, flat = measure([result.moments for _, result in made.of("train")])
     return Index(
         schema_version=SCHEMA,
+        kind=data.kind,
         source=data.source,
         seed=seed,
-        store_size=data.store_size or data.image_size,
+        store_size=data.stored,
         classes=made.plan.classes,
         statistics=statistics,
         range=made.range,

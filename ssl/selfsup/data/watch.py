@@ -6,12 +6,21 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from selfsup.blocks import GroupTable, ImageData
 from selfsup.data.source import SPLITS, resolve
 from selfsup.data.sources.image_folder import Walk, files_below
-from selfsup.params import Data, GroupTable
+from selfsup.files import replaced
 
 
-def watched(data: Data) -> str:
+def watch(data: ImageData, path: Path = Path("data/watched.txt")) -> str:
+    """Write what `watched` says to `path` and return it."""
+    text = watched(data)
+    with replaced(path) as new:
+        new.write_text(text, encoding="utf-8")
+    return text
+
+
+def watched(data: ImageData) -> str:
     """What `data/watched.txt` holds: one line each on the images and, where there is one, on the table of groups.
 
     Equal files give equal text. With `data.watch: listing` files are equal when their paths, sizes and modification
@@ -26,7 +35,7 @@ def watched(data: Data) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _images(data: Data) -> tuple[Path | None, Iterable[str], str]:
+def _images(data: ImageData) -> tuple[Path | None, Iterable[str], str]:
     """A folder and the files below it; or None and the reason why nothing is watched."""
     if data.source == "digits":
         return None, (), "digits are part of scikit-learn"

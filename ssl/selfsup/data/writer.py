@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from selfsup.blocks import ImageData
 from selfsup.data.copies import digest
 from selfsup.data.formats import image as decode
 from selfsup.data.index import Range, Shard, Skipped, describe
@@ -27,7 +28,6 @@ from selfsup.data.moments import Moments
 from selfsup.data.ranges import Span, Survey, decide
 from selfsup.data.source import Samples
 from selfsup.errors import UserError
-from selfsup.params import Data
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Job:
     number: int
     first: int
     samples: Samples
-    data: Data
+    data: ImageData
     span: Span | None = None  # the value range; None: not known yet
 
 
@@ -74,7 +74,7 @@ def run(
     the range is decided from all of them, unless it is `given`. Raises `UserError` for an unreadable file and `OSError`
     for a full disk.
     """
-    chosen = Range(low=given[0], high=given[1], rule="data.range") if given else None
+    chosen = Range(low=given[0], high=given[1], rule="data.image.range") if given else None
     survey, wide = Survey(), Survey()
     jobs = [replace(job, span=given) for job in jobs]
     results = _run(jobs, read, processes, survey, wide)
@@ -140,7 +140,7 @@ def write_shard(job: Job) -> Written:
 
 
 def _write(job: Job, path: Path) -> Written:
-    result, size = Written(), job.data.store_size or job.data.image_size
+    result, size = Written(), job.data.stored
     survey, longest = result.survey, job.data.resize
     offsets, sizes, names, places, digests = [], [], [], [], bytearray()
     samples = job.samples
@@ -195,7 +195,7 @@ def _image(ref: Any, name: str, longest: int | None, span: Span | None, survey: 
     return smaller or (data, PurePosixPath(name).suffix.lower())
 
 
-def _place(data: Data, name: str) -> str:
+def _place(data: ImageData, name: str) -> str:
     return str(Path(data.path, name)) if data.source == "image_folder" and data.path else f"{data.source}: {name}"
 
 

@@ -27,7 +27,8 @@ class MultiCrop(Task):
         if crops.count == 0:
             return
         if crops.size > facts.image_size:
-            raise KnobError("crops.size", f"{crops.size} px is more than data.image_size, {facts.image_size}; lower it")
+            most = f"data.image.image_size, {facts.image_size}"
+            raise KnobError("crops.size", f"{crops.size} px is more than {most}; lower it")
         if crops.scale[1] > facts.views.crop_scale[1]:
             high = facts.views.crop_scale[1]
             raise KnobError("crops.scale", f"local crops up to {crops.scale[1]} of the image are larger than the "

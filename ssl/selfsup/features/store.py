@@ -78,8 +78,8 @@ class FeatureSet:
 def find(folder: Path | str, baselines: Sequence[str]) -> tuple[list[FeatureSet], dict[str, str]]:
     """The feature sets in `folder` that `baselines` asks for, and the missing baselines with the reason of each.
 
-    `random` and `supervised` are those of the architecture that the method has. Raises `UserError` without a
-    pretrained set.
+    `random` and `supervised` of another architecture than the pretrained set's are missing too. Raises `UserError`
+    without a pretrained set.
     """
     folder = Path(folder)
     place = folder / "pretrained" / "meta.json"
@@ -91,12 +91,14 @@ def find(folder: Path | str, baselines: Sequence[str]) -> tuple[list[FeatureSet]
     found = [FeatureSet("method", str(meta["method"]), folder / "pretrained", meta)]
     absent = {}
     for row in [row for row in ROWS if row in baselines and row != MAJORITY]:
-        place = folder / "baselines" / row if row == "pixels" else folder / "baselines" / str(meta["backbone"]) / row
+        place = folder / "baselines" / row
         own = _meta(place)
         if own is None:
             absent[row] = f"{place} is not there"
         elif "skipped" in own:
             absent[row] = str(own["skipped"])
+        elif own.get("backbone", meta["backbone"]) != meta["backbone"]:
+            absent[row] = f"{place} has the backbone {own['backbone']}, not {meta['backbone']}; run dvc repro baseline"
         else:
             found.append(FeatureSet(row, row, place, own))
     return found, absent

@@ -86,7 +86,8 @@ class CPC(Task):
         self.recipe, self.size, self.params = facts.views, facts.image_size, params
         self.backbone = facts.backbone()  # g_enc
         if params.patch % 2 or params.patch > facts.image_size:
-            raise KnobError("patch", f"{params.patch} px must be even and at most data.image_size, {facts.image_size}")
+            most = f"data.image.image_size, {facts.image_size}"
+            raise KnobError("patch", f"{params.patch} px must be even and at most {most}")
         rows = 2 * (facts.image_size - params.patch) // params.patch + 1
         if params.steps >= rows:
             raise KnobError("steps", f"{params.steps} rows ahead in a grid of {rows}; lower it or {{block}}.patch")

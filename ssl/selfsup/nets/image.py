@@ -170,8 +170,8 @@ def _check_patches(net: nn.Module, image_size: int) -> None:
     side = patch[0] if isinstance(patch, tuple) else patch
     if side and image_size % side:
         raise UserError(
-            f"data.image_size: {image_size} is not a multiple of the vision transformer's patches of {side} pixels; "
-            "change it or backbones.vit.options.patch_size"
+            f"data.image.image_size: {image_size} is not a multiple of the vision transformer's patches of {side} "
+            "pixels; change it, or options.patch_size of its block under backbones"
         )
 
 

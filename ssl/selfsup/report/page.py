@@ -58,8 +58,8 @@ def contents(params: Params, inputs: Inputs) -> dict[str, Any]:
         "name": name,
         "names": names,
         "colours": charts.COLOURS,
-        "data_name": params.data.name or Path(params.data.path or params.data.source).name,
-        "image_size": params.data.image_size,
+        "data_name": test.data.title,
+        "extent": test.data.extent,
         "classes": train.classes,
         "counts": {"training": train.samples, "test": test.samples},
         "headline": headline(scores, name) or unlabelled_headline(scores, dict(free), names),
@@ -110,7 +110,7 @@ def judged(scores: Sequence[Scores], names: dict[str, str], classes: Sequence[st
 def training_run(params: Params) -> dict[str, Any]:
     """What the metrics files say of the training; {}: it had other weights. Raises `UserError`: other parameters."""
     run = _json("metrics/pretrain.json")
-    if run.get("computed_from", {}).get("parameters") not in (None, digests.of_training(params, params.method)):
+    if not digests.same_training(params, params.method, run):
         raise UserError("metrics/pretrain.json: of a training with other parameters than params.yaml; run `dvc repro`")
     if WEIGHTS.exists() and run.get("weights") != digests.of_files(WEIGHTS):
         return {}

@@ -1,4 +1,4 @@
-"""The baselines: pixels, and for an architecture random weights and supervised training under pretraining's budget."""
+"""The baselines: raw samples, and random weights and supervised training of the backbone that the method has."""
 
 import json
 from functools import partial
@@ -20,12 +20,12 @@ from selfsup.training.curves import write_csv
 
 
 def baseline(params: Params, architecture: str) -> None:
-    """Write features/baselines/<architecture>/{random,supervised} and metrics on NPROC processes. Raises `UserError`.
+    """Write features/baselines/{random,supervised} and their metrics on NPROC processes. Raises `UserError`.
 
     Equal trainings leave equal files, except for metrics/times.
     """
     method_params(params, "supervised")
-    stage.alone(f"baseline-{architecture}", params, "supervised", partial(work, params, architecture))
+    stage.alone("baseline", params, "supervised", architecture, partial(work, params, architecture))
 
 
 def skipped(folder: Path, reason: str) -> None:
@@ -42,15 +42,17 @@ def pixels(params: Params) -> None:
         skipped(folder, "not in params.yaml's baselines")
         return
     splits = open_splits(params.data)
-    write_feature_set(Pixels(), splits, torch.device("cpu"), params.data.image_size, folder, {"method": "pixels"})
+    write_feature_set(
+        Pixels(), splits, torch.device("cpu"), splits["train"].data.image_size, folder, {"method": "pixels"}
+    )
 
 
 def work(params: Params, architecture: str, splits: dict[str, Split], resume: Path, count: int) -> None:
     """Features of random weights, then a supervised training and its features."""
     accelerator = make_accelerator(params.pretrain.precision)
     launch.assert_world(count)
-    device, size, chief = accelerator.device, params.data.image_size, accelerator.is_main_process
-    folder, rows = Path("features/baselines") / architecture, []
+    device, size, chief = accelerator.device, splits["train"].data.image_size, accelerator.is_main_process
+    folder, rows = Path("features/baselines"), []
     metrics: dict = {"method": "supervised", "seed": params.seed, "computed_from": {"images": splits["train"].checksum}}
     times, features = {}, {}
     if "random" in params.baselines:
@@ -82,6 +84,6 @@ def work(params: Params, architecture: str, splits: dict[str, Split], resume: Pa
     elif chief:
         skipped(folder / "supervised", reason)
     if chief:
-        write_csv(rows, Path(f"plots/baselines/{architecture}.csv"))
-        write_json(Path(f"metrics/baselines/{architecture}.json"), metrics | {"features": features})
-        write_json(Path(f"metrics/times/baselines/{architecture}.json"), times)
+        write_csv(rows, Path("plots/baseline.csv"))
+        write_json(Path("metrics/baseline.json"), metrics | {"features": features})
+        write_json(Path("metrics/times/baseline.json"), times)

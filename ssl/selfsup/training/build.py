@@ -3,7 +3,7 @@
 import torch
 
 from selfsup import methods
-from selfsup.config import parse
+from selfsup.config import choose, parse
 from selfsup.data.loader import Split
 from selfsup.epochs import fitted, shortened
 from selfsup.errors import UserError
@@ -18,7 +18,12 @@ def method_params(params: Params, name: str) -> MethodParams:
     model, _ = methods.find(name)
     if name not in params.methods:
         raise UserError(f"params.yaml: methods.{name}: missing block; add it")
-    return parse(model, params.methods[name], prefix=f"methods.{name}")
+    block = parse(model, params.methods[name], prefix=f"methods.{name}")
+    try:
+        choose(f"methods.{name}.backbone", block.backbone, sorted(params.backbones))
+    except ValueError as error:
+        raise UserError(f"params.yaml: {error}") from None
+    return block
 
 
 def short_run(params: Params, name: str) -> str | None:
@@ -35,17 +40,18 @@ def short_run(params: Params, name: str) -> str | None:
 
 def fresh_backbone(params: Params, architecture: str, split: Split) -> Backbone:
     """The backbone `backbones.<architecture>` with new weights from torch's generator."""
-    chosen = getattr(params.backbones, architecture)
-    return build_backbone(chosen, params.data.image_size, split.mean, split.std)
+    return build_backbone(params.backbones[architecture], split.data.image_size, split.mean, split.std)
 
 
 def build_task(params: Params, name: str, architecture: str, split: Split) -> Task:
     """The method `name` on the backbone `architecture`; `split` is the training split. Seeds torch's generator."""
     block = fitted(method_params(params, name), params.pretrain.epochs)
+    if (kind := methods.find(name)[1].about.kind) != split.kind:
+        raise UserError(f"data/shards: of the kind {split.kind}, but {name} needs {kind}; run dvc repro shard")
     facts = Facts(
         samples=split.samples,
         classes=len(split.classes),
-        image_size=params.data.image_size,
+        image_size=split.data.image_size,
         batch_size=params.pretrain.batch_size,
         peak_lr=peak_lr(block.optimizer, params.pretrain),
         views=params.views,

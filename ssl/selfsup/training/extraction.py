@@ -53,7 +53,7 @@ def work(params: Params, count: int, verified: bool) -> None:
     chief = accelerator.is_main_process
     with record.nested(params, "extract", weights, chief=chief) as (_, run), launch.quiet_when_left_alone():
         folder = Path("features/pretrained")
-        meta = write_feature_set(encoder, splits, accelerator.device, params.data.image_size, folder, facts)
+        meta = write_feature_set(encoder, splits, accelerator.device, splits["train"].data.image_size, folder, facts)
         if chief:
             test = np.load(folder / "test.npy", mmap_mode="r")
             found = label_free(test, params.seed)

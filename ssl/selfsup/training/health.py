@@ -62,10 +62,10 @@ def suspicious(split: Split, ids: Tensor) -> str:
     """What is wrong with the data that makes a loss infinite whatever the learning rate is; empty: nothing."""
     images = split.gather(ids)["image"].flatten(1)
     if (images == images[0]).all():
-        return f"All {len(images)} images of the step are one and the same picture; check the images in data.path"
+        return f"All {len(images)} images of the step are one and the same picture; check the images in data.image.path"
     plain = int((images.unflatten(1, (3, -1)).diff(dim=2) == 0).all(2).all(1).sum())
     if plain > len(images) / 2:
-        return f"{plain} of the {len(images)} images of the step are of one colour; check the images in data.path"
+        return f"{plain} of the {len(images)} images of the step are of one colour; check the images in data.image.path"
     return ""
 
 

@@ -29,8 +29,8 @@ def pretrain(params: Params) -> None:
 
     Equal trainings leave equal files, except for metrics/times/pretrain.json. Raises `UserError`.
     """
-    method_params(params, params.method)
-    stage.alone("pretrain", params, params.method, partial(work, params))
+    architecture = method_params(params, params.method).backbone
+    stage.alone("pretrain", params, params.method, architecture, partial(work, params))
 
 
 def work(params: Params, splits: Mapping[str, Split], resume: Path, count: int) -> None:
@@ -50,7 +50,7 @@ def work(params: Params, splits: Mapping[str, Split], resume: Path, count: int) 
             folder.mkdir()
             save_file({name: x.contiguous() for name, x in task.state_dict().items()}, folder / WEIGHTS.name)
             weights = digests.of_files(folder / WEIGHTS.name)
-            export_backbone(task.encoder(), getattr(params.backbones, architecture), params.data.image_size, exported)
+            export_backbone(task.encoder(), params.backbones[architecture], splits["train"].data.image_size, exported)
         write_csv(result.rows, Path("plots/pretrain.csv"))
         write_json(Path("metrics/pretrain.json"), metrics | {"weights": weights})
         write_json(Path("metrics/times/pretrain.json"), times)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from filelock import Timeout
 
-from selfsup import digests
+from selfsup import digests, methods
 from selfsup.data.loader import Split
 from selfsup.imports import PACKAGE, closure
 from selfsup.nn.distributed import rank, world
@@ -36,21 +36,23 @@ def code_checksum(method: str, package: Path = PACKAGE) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def identity(params: Params, method: str, checksum: str) -> dict[str, Any]:
+def identity(params: Params, method: str, architecture: str, checksum: str) -> dict[str, Any]:
     """All that a run's checkpoints depend on: parameters, data and code, not hardware."""
+    reads = params.data.of(methods.find(method)[1].about.kind).read()
     return {
         "seed": params.seed,
         "method": method,
         f"methods.{method}": params.methods[method],
-        "data": [checksum, params.data.image_size, params.data.store_size],
+        "data": [checksum, *reads.values()],
         "code": code_checksum(method),
-        **{name: getattr(params, name).model_dump() for name in ("backbones", "views", "pretrain")},
+        "backbone": params.backbones[architecture].model_dump(),
+        **{name: getattr(params, name).model_dump() for name in ("views", "pretrain")},
     }
 
 
-def resume_folder(root: Path, stage: str, params: Params, method: str, checksum: str) -> Path:
+def resume_folder(root: Path, stage: str, params: Params, method: str, architecture: str, checksum: str) -> Path:
     """Where exactly this run keeps its checkpoints, a function of its `identity`."""
-    values = identity(params, method, checksum)
+    values = identity(params, method, architecture, checksum)
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return root / resume.PLACE / f"{stage}-{digest[:16]}"
 
@@ -86,7 +88,8 @@ def run(
         _log.info(note)
     task = build_task(params, method, architecture, split)
     if rank() == 0:
-        resume.begin(folder, {"stage": folder.name.rpartition("-")[0], **identity(params, method, split.checksum)})
+        of = identity(params, method, architecture, split.checksum)
+        resume.begin(folder, {"stage": folder.name.rpartition("-")[0], **of})
     plan = Plan(
         seed=params.seed,
         pretrain=params.pretrain,
@@ -94,9 +97,9 @@ def run(
         resume=folder,
         title=title,
         log=log,
-        probe=knn_probe(split, splits["validation"], params.data.image_size),
+        probe=knn_probe(split, splits["validation"], split.data.image_size),
     )
-    return task, train(task, split, params.data.image_size, plan)
+    return task, train(task, split, split.data.image_size, plan)
 
 
 def finished(folder: Path) -> None:
@@ -113,7 +116,11 @@ def summary(task: Task, result: Result, method: str, architecture: str, params: 
     return {
         "method": method,
         "seed": params.seed,
-        "computed_from": {"images": images, "parameters": digests.of_training(params, method)},
+        "computed_from": {
+            "images": images,
+            "kind": task.about.kind,
+            "parameters": digests.of_training(params, method, task.about.kind, architecture),
+        },
         "backbone": architecture,
         "epochs": params.pretrain.epochs,
         "steps": result.steps,

@@ -13,7 +13,7 @@ from selfsup.training import session
 ROOT = Path(os.environ.get("DVC_ROOT", "."))
 
 
-def alone(stage: str, params: Any, method: str, work: Callable[[Any, Path, int], None]) -> None:
+def alone(stage: str, params: Any, method: str, architecture: str, work: Callable[[Any, Path, int], None]) -> None:
     """Run `work(splits, resume, count)` on NPROC processes, and keep other runs out of the folder `resume`.
 
     Checkpoints are deleted only after the outputs are written. The launching process and the first worker hold separate
@@ -21,7 +21,7 @@ def alone(stage: str, params: Any, method: str, work: Callable[[Any, Path, int],
     """
     count, worker = launch.processes(), launch.inside()
     splits = open_splits(params.data, verified=worker)
-    resume = session.resume_folder(ROOT, stage, params, method, splits["train"].checksum)
+    resume = session.resume_folder(ROOT, stage, params, method, architecture, splits["train"].checksum)
     if not worker:
         launch.check_devices(count)
     with contextlib.nullcontext() if worker else session.owned(resume):

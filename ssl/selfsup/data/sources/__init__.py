@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
+from selfsup.blocks import ImageData
 from selfsup.data.source import Source, resolve
-from selfsup.params import Data
 
 
-def open_source(data: Data, scratch: Path) -> Source:
-    """List the samples of `data.source`. Remote shards are copied into the folder `scratch`. Raises `UserError`."""
+def open_source(data: ImageData, scratch: Path) -> Source:
+    """List the samples of a source. Remote shards are copied into the folder `scratch`. Raises `UserError`."""
     match data.source:
         case "digits":
             from selfsup.data.sources.digits import digits

@@ -14,7 +14,7 @@ def digits() -> Source:
     """1,797 real scans of handwritten digits, 8x8 grey, that come with scikit-learn; no split of its own."""
     package = find_spec("sklearn")  # its file is read without it: importing it, and pandas with it, takes far longer
     if package is None or package.origin is None:
-        raise UserError("data.source: digits come with scikit-learn, which is not installed; install it")
+        raise UserError("data.image.source: digits come with scikit-learn, which is not installed; install it")
     values = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     scans, labels = values[:, :-1], values[:, -1]
     images = np.floor(scans.reshape(-1, 8, 8) * (255 / 16) + 0.5).astype(np.uint8)

@@ -27,9 +27,9 @@ def image_folder(root: Path, labelled: bool = True, skip: bool = False) -> Sourc
     Raises `UserError`; for a class folder without images, or that is another one by a link, unless `skip`.
     """
     if not root.exists():
-        raise UserError(f"data.path: no folder {root}; fix the path")
+        raise UserError(f"data.image.path: no folder {root}; fix the path")
     if not root.is_dir():
-        raise UserError(f"data.path: {root} is a file; unpack it and name the folder")
+        raise UserError(f"data.image.path: {root} is a file; unpack it and name the folder")
     folders, said = _split_folders(root)
     walks = {split: Walk(extensions()) for split in folders or {"train": ""}}
     found = {split: Names(_list(root, folder, walks[split])) for split, folder in (folders or {"train": ""}).items()}
@@ -45,12 +45,12 @@ def image_folder(root: Path, labelled: bool = True, skip: bool = False) -> Sourc
     for split, names in found.items():
         if known and len(strays := np.flatnonzero(labels[split] < 0)):
             raise UserError(
-                f"data.path: {root / names[strays[0]]} lies beside class folders; move it into one or set "
+                f"data.image.path: {root / names[strays[0]]} lies beside class folders; move it into one or set "
                 "data.labels: none"
             )
     lost = [sentence for walk in walks.values() for sentence in walk.lost(root)]
     if lost and known and not skip:
-        raise UserError(f"data.path: {root}: {lost[0]}; remove it, or set data.on_error: skip to leave it out")
+        raise UserError(f"data.image.path: {root}: {lost[0]}; remove it, or set data.on_error: skip to leave it out")
     left_out = sum((walk.left_out for walk in walks.values()), Counter[str]())
     said += [f"{sentence}." for sentence in lost] + not_read(left_out)
     splits = {split: Samples(names.readable(), labels[split], names) for split, names in found.items()}
@@ -78,7 +78,7 @@ def _split_folders(root: Path) -> tuple[dict[str, str], list[str]]:
     for name in names:
         split = _FOLDERS.get(name.lower())
         if split in folders:
-            raise UserError(f"data.path: {root} has the folders {folders[split]} and {name}; keep one of them")
+            raise UserError(f"data.image.path: {root} has the folders {folders[split]} and {name}; keep one of them")
         if split:
             folders[split] = name
     if "train" not in folders or len(folders) == 1:
@@ -101,7 +101,7 @@ def _list(root: Path, folder: str, walk: "Walk") -> Iterator[str]:
             yield path
     if not images:
         seen = ", ".join(f"{count} {kind}" for kind, count in few(walk.left_out).items())
-        raise UserError(f"data.path: no images in {root / folder} (other files: {seen or 'none'}); fix the path")
+        raise UserError(f"data.image.path: no images in {root / folder} (other files: {seen or 'none'}); fix the path")
 
 
 class Walk:

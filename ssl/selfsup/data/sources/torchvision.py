@@ -30,14 +30,14 @@ def torchvision_set(name: str, folder: Path | None) -> Source:
     """
     if folder is not None:
         if not folder.is_dir():
-            raise UserError(f"data.path: no folder {folder}; fix the path or set it to null to download {name}")
+            raise UserError(f"data.image.path: no folder {folder}; fix the path or set it to null to download {name}")
         if (folder / "train-images-idx3-ubyte.gz").exists():
             return idx_files(folder, _FASHION if name == "FashionMNIST" else None)
     from torchvision import datasets
 
     factory = getattr(datasets, name, None)
     if not inspect.isclass(factory) or not issubclass(factory, datasets.VisionDataset):
-        raise UserError(f"data.name: torchvision.datasets has no {name!r}{nearest(name, datasets.__all__)}")
+        raise UserError(f"data.image.name: torchvision.datasets has no {name!r}{nearest(name, datasets.__all__)}")
     parts = _parts(name, factory, folder)
     labels = {split: np.array(_labels(name, part), np.int64) for split, part in parts.items()}
     splits = {split: _listing(split, part, labels[split]) for split, part in parts.items()}
@@ -90,13 +90,15 @@ def _parts(name: str, factory: Callable[..., Any], folder: Path | None) -> dict[
         reason = " ".join(str(error).split()) or type(error).__name__
         if folder is None:
             raise UserError(
-                f"data.name: {name} could not be downloaded ({reason}); check the network, or set data.path to a copy"
+                f"data.image.name: {name} could not be downloaded ({reason}); check the network, or set "
+                "data.image.path to a copy"
             ) from None
         raise UserError(
-            f"data.path: {name} could not be read in {folder} ({reason}); set data.path to null to download it"
+            f"data.image.path: {name} could not be read in {folder} ({reason}); set data.image.path to null to "
+            "download it"
         ) from None
     if "train" not in parts:
-        raise UserError(f"data.name: {name} has no training split to read by name alone; use source image_folder")
+        raise UserError(f"data.image.name: {name} has no training split to read by name alone; use source image_folder")
     return parts
 
 
@@ -114,9 +116,9 @@ def _labels(name: str, part: Any) -> list[int]:
     """The labels of a split, without decoding its images where the set keeps them apart."""
     example = part[0]
     if not (isinstance(example, tuple) and len(example) == 2 and isinstance(example[0], Image.Image)):
-        raise UserError(f"data.name: {name} is no set of images with a class each")
+        raise UserError(f"data.image.name: {name} is no set of images with a class each")
     if not isinstance(example[1], int | np.integer):
-        raise UserError(f"data.name: {name} has labels that are no class numbers, such as {example[1]!r}")
+        raise UserError(f"data.image.name: {name} has labels that are no class numbers, such as {example[1]!r}")
     for attribute in ("targets", "labels", "_labels"):
         values = getattr(part, attribute, None)
         if values is not None and len(values) == len(part):

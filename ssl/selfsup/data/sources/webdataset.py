@@ -57,7 +57,7 @@ def tar_shards(pattern: str, scratch: Path, labelled: bool = True, skip: bool = 
     scratch.mkdir(parents=True)
     urls = {"train": list_shards(pattern.replace("{split}", "train"))}
     if not urls["train"]:
-        raise UserError(f"data.path: no shards at {pattern}; fix the path")
+        raise UserError(f"data.image.path: no shards at {pattern}; fix the path")
     if "{split}" in pattern:
         others = ("test",) if pattern.startswith(STREAMS) else SPLITS[1:]
         found = {split: list_shards(pattern.replace("{split}", split)) for split in others}

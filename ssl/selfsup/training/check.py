@@ -1,0 +1,27 @@
+"""The stage `check`: params.yaml as a whole, before any work, and what the chosen method needs of it."""
+
+from selfsup import methods, needs
+from selfsup.blocks import BLOCKS
+from selfsup.config import choose
+from selfsup.errors import UserError
+from selfsup.evaluation import protocols
+from selfsup.nets.image import check_backbone, refuse_weights
+from selfsup.params import Params
+from selfsup.training.build import method_params
+
+
+def check(params: Params) -> None:
+    """Check all that can be checked before samples are read, then write data/needs. Raises `UserError`."""
+    for block in params.backbones.values():  # one that no run needs yet may be needed by the next
+        refuse_weights(block)
+    blocks = {method: method_params(params, method) for method in [*params.methods, "supervised"]}
+    for name, about in methods.declared().items():
+        try:
+            choose(f"methods/{name}.py: ABOUT.kind", about.kind, sorted(BLOCKS))
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    protocols.blocks(params.evaluation)
+    kind, architecture = methods.find(params.method)[1].about.kind, blocks[params.method].backbone
+    data = params.data.of(kind)
+    check_backbone(params.backbones[architecture], data.image_size)
+    needs.write(params, kind, architecture)
