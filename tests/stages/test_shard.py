@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from selfsup import needs
+from selfsup.params import load
+
 ROOT = Path(__file__).parents[2]
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    needs.write(load(folder / "params.yaml"), "image", "conv", folder)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "stages/shard.py", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -36,14 +40,14 @@ def change(workspace: Path, before: str, after: str) -> None:
 
 def test_the_embedded_digits_with_the_code_of_the_workspace(workspace):
     shards = workspace / "ssl" / "selfsup" / "data" / "index.py"
-    shards.write_text(shards.read_text().replace("SCHEMA = 2\n", "SCHEMA = 77\n"))
+    shards.write_text(shards.read_text().replace("SCHEMA = 3\n", "SCHEMA = 77\n"))
     done = run(workspace)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["train 1293, validation 145, test 359 images; 10 classes; 0 skipped"]
     assert "images/s" in done.stderr
     index = json.loads((workspace / "data" / "shards" / "index.json").read_text())
     assert index["schema_version"] == 77
-    assert sorted(path.name for path in (workspace / "data").iterdir()) == ["shards"]
+    assert sorted(path.name for path in (workspace / "data").iterdir()) == ["needs", "shards"]
 
 
 def test_errors_are_one_line(workspace):
@@ -58,4 +62,4 @@ def test_errors_are_one_line(workspace):
 def test_help_is_one_line(workspace):
     done = run(workspace, "--help")
     assert done.returncode == 0
-    assert "Write the images of `data.image.source`" in done.stdout
+    assert "Write the samples of `data`" in done.stdout
