@@ -143,6 +143,14 @@ def test_a_folder_with_a_per_cent_sign_keeps_its_own_artifacts(tmp_path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
+def test_a_store_is_the_file_that_its_quoted_uri_names(tmp_path):
+    (tmp_path / "my lab").mkdir()
+    (tmp_path / "page.html").write_text("of my lab")
+    deliver(f"{tmp_path}/my%20lab", record("done", file=tmp_path / "page.html"))
+    assert not [path for path in tmp_path.rglob("my%20lab/**/*") if path.is_file()]
+    assert [path.read_text() for path in tmp_path.rglob("my lab/mlartifacts/*/artifacts/page.html")] == ["of my lab"]
+
+
 def locations(folder, *names):
     return [client(folder).get_experiment_by_name(name).artifact_location for name in names]
 

@@ -201,8 +201,8 @@ def commit() -> str:
 
 
 def database(uri: str) -> Path:
-    """The file of sqlite:///PATH?OPTIONS."""
-    return Path(uri.partition(":///")[2].partition("?")[0].removeprefix("file:")).resolve()
+    """The file of sqlite:///PATH?OPTIONS, in which `%20` is a space, as for SQLAlchemy."""
+    return Path(unquote(uri.partition(":///")[2].partition("?")[0]).removeprefix("file:")).resolve()
 
 
 def artifacts(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What processes need before they can talk."""
+"""The port at which the processes of a stage meet."""
 
 import random
 import socket
