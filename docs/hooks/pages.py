@@ -200,14 +200,14 @@ def pictures() -> dict[str, bytes]:
     from selfsup.training.build import build_task, method_params
 
     params = load(ROOT / "params.yaml")
+    data = params.data.of("image")
+    data = data.model_copy(update={"source": "digits", "path": None, "name": None, "group": None, "cache": "memory"})
     with tempfile.TemporaryDirectory() as folder:
-        write(params.data, params.seed, Path(folder) / "shards", processes=1)
-        split = open_split(Path(folder) / "shards", "train", params.data.model_copy(update={"cache": "memory"}))
-        tasks = {name: build_task(params, name, method_params(params, name).backbone, split) for name in declared()}
-        return {
-            name: views_sheet(task, split, params.data.of("image").image_size, params.seed)
-            for name, task in tasks.items()
-        }
+        write(data, params.seed, Path(folder) / "shards", processes=1)
+        split = open_split(Path(folder) / "shards", "train", data)
+        names = [name for name, about in declared().items() if about.kind == "image"]
+        tasks = {name: build_task(params, name, method_params(params, name).backbone, split) for name in names}
+        return {name: views_sheet(task, split, data.image_size, params.seed) for name, task in tasks.items()}
 
 
 def overview() -> str:
