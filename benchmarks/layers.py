@@ -25,6 +25,7 @@ from selfsup.data.loader import Split
 from selfsup.errors import UserError, one_line_errors
 from selfsup.evaluation.neighbours import knn_accuracy
 from selfsup.methods.cpc import patches_of
+from selfsup.processes.accelerator import make_accelerator
 from selfsup.training import session
 from selfsup.training.build import build_task, method_params
 from selfsup.views.image.recipe import centre_view
@@ -70,12 +71,14 @@ def accuracies(encoder: Any, splits: Any, size: int, patches: int | None) -> lis
 def rows(method: str, overrides: list[str], patches: int | None) -> list[list[str]]:
     params, splits, folder = recipes.half(recipes.parameters([*overrides, f"method={method}"]))
     os.environ["DVC_ROOT"] = str(folder)  # where decoded images are kept
-    architecture, size = method_params(params, method).backbone, params.data.of("image").image_size
-    fresh = build_task(params, method, architecture, splits["train"]).encoder()
+    block, size = method_params(params, method), params.data.of("image").image_size
+    fresh = build_task(params, method, block, splits["train"]).encoder()
     before = accuracies(fresh, splits, size, patches)
     with tempfile.TemporaryDirectory() as resume:
         quiet: Any = lambda row, step: None  # noqa: E731 - no tracker listens
-        task, _ = session.run(params, method, architecture, splits, Path(resume), method, quiet)
+        task, _ = session.run(
+            params, method, block, splits, Path(resume), method, quiet, make_accelerator(params.pretrain.precision)
+        )
     return [["random weights", *before], [method, *accuracies(task.encoder(), splits, size, patches)]]
 
 

@@ -31,6 +31,7 @@ from selfsup.data.shards import write
 from selfsup.errors import one_line_errors
 from selfsup.evaluation.neighbours import knn_accuracy
 from selfsup.params import Params, load
+from selfsup.processes.accelerator import make_accelerator
 from selfsup.training import probe, session
 from selfsup.training.build import build_task, method_params
 
@@ -90,13 +91,13 @@ def reading(overrides: list[str], method: str, seed: int) -> dict[str, float]:
     if file.exists():
         return json.loads(file.read_text())
     params, splits, folder = half(params)
-    architecture = method_params(params, method).backbone
+    block, accelerator = method_params(params, method), make_accelerator(params.pretrain.precision)
     os.environ["DVC_ROOT"] = str(folder)  # where decoded images are kept
-    fresh = build_task(params, method, architecture, splits["train"]).eval()
+    fresh = build_task(params, method, block, splits["train"]).eval()
     before = accuracy(params, splits, fresh.encoder())
     with tempfile.TemporaryDirectory() as resume:
         quiet: Any = lambda row, step: None  # noqa: E731 - no tracker listens
-        task, result = session.run(params, method, architecture, splits, Path(resume), method, quiet)
+        task, result = session.run(params, method, block, splits, Path(resume), method, quiet, accelerator)
     found = {
         "random": before,
         "knn": accuracy(params, splits, task.eval().encoder()),

@@ -28,6 +28,7 @@ from workload import NETWORKS, Lightly, image_folder, make_images, parameters
 from selfsup.data.loader import open_splits
 from selfsup.data.shards import write
 from selfsup.params import Params
+from selfsup.processes.accelerator import make_accelerator
 from selfsup.task import Progress
 from selfsup.training.build import build_task, method_params
 from selfsup.training.loop import Plan, train
@@ -66,7 +67,7 @@ def ours(params: Params, folder: Path, clock: Clock, log: Callable = lambda row,
     """The project's own loop on shards in `folder`, images decoded already, as in every epoch but the first."""
     split = open_splits(params.data, folder / "shards", verified=True)["train"]
     split.gather([0])
-    task = build_task(params, params.method, "conv", split)
+    task = build_task(params, params.method, method_params(params, params.method), split)
     after = task.after_step
 
     def timed(carry, progress) -> None:
@@ -76,16 +77,17 @@ def ours(params: Params, folder: Path, clock: Clock, log: Callable = lambda row,
     task.after_step = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as resume:
         plan = Plan(0, params.pretrain, method_params(params, params.method).optimizer, Path(resume), log=log)
-        train(task, split, params.data.of("image").image_size, plan)
+        train(task, split, params.data.of("image").image_size, plan, make_accelerator(params.pretrain.precision))
 
 
 def bare(params: Params, folder: Path, clock: Clock) -> None:
     """Forward, loss, backward, optimiser and moving average on constant views."""
     split = open_splits(params.data, folder / "shards", verified=True)["train"]
-    task = build_task(params, params.method, "conv", split).to(DEVICE, memory_format=torch.channels_last)
+    block = method_params(params, params.method)
+    task = build_task(params, params.method, block, split).to(DEVICE, memory_format=torch.channels_last)
     if params.pretrain.compile:
         task.backbone.compile()
-    optimizer = build_optimizer(task.groups(), method_params(params, params.method).optimizer, lambda p: 0.1)
+    optimizer = build_optimizer(task.groups(), block.optimizer, lambda p: 0.1)
     size, batch = params.data.of("image").image_size, params.pretrain.batch_size
     views = tuple(torch.rand(2, batch, 3, size, size, device=DEVICE))
     while True:

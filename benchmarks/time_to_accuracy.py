@@ -25,6 +25,7 @@ from selfsup.data.shards import write
 from selfsup.evaluation.neighbours import knn_accuracy
 from selfsup.features.encode import embed
 from selfsup.params import Params
+from selfsup.processes.accelerator import make_accelerator
 from selfsup.training.build import build_task, method_params
 from selfsup.training.loop import Plan, planned_steps, train
 
@@ -79,11 +80,13 @@ def ours(params: Params, folder: Path, every: int) -> Readings:
     splits = open_splits(params.data, folder / "shards", verified=True)
     splits["validation"].gather([0])  # only readings use it; training images are decoded within the clock
     readings = Readings(params, splits, every, "ours")
-    task = build_task(params, "simclr", "conv", splits["train"])
+    task = build_task(params, "simclr", method_params(params, "simclr"), splits["train"])
     task.after_step = lambda carry, progress: readings.step(task.encoder())  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as resume:
         plan = Plan(params.seed, params.pretrain, method_params(params, "simclr").optimizer, Path(resume))
-        train(task, splits["train"], params.data.of("image").image_size, plan)
+        train(
+            task, splits["train"], params.data.of("image").image_size, plan, make_accelerator(params.pretrain.precision)
+        )
     return readings
 
 

@@ -69,7 +69,8 @@ class Lightly:
         from lightly.data import LightlyDataset
 
         self.params, self.steps, self.device, self.done = params, steps, torch.device(device), 0
-        task = build_task(params, params.method, "conv", split)  # the same network with the same weights
+        block = method_params(params, params.method)
+        task = build_task(params, params.method, block, split)  # the same network with the same weights
         self.network = nn.ModuleDict({"backbone": task.backbone, **self._heads(task.backbone.width)})
         self.network.to(self.device, memory_format=torch.channels_last)
         if params.method == "byol":

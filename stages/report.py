@@ -21,7 +21,7 @@ def main() -> None:
     params, path = load(), Path("report/index.html")
     data = params.data.model_copy(update={"cache": "none"})  # only a few images are looked at
     split = open_splits(data, verified=True)["train"]
-    task = build_task(params, params.method, method_params(params, params.method).backbone, split)
+    task = build_task(params, params.method, method_params(params, params.method), split)
     inputs = read_inputs(params)
     with record.nested(params, "report", inputs.weights, inputs.computed_from(params)) as (_, run):
         write_report(params, inputs, path, views_sheet(task, split, split.data.image_size, params.seed))

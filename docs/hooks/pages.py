@@ -206,7 +206,7 @@ def pictures() -> dict[str, bytes]:
         write(data, params.seed, Path(folder) / "shards", processes=1)
         split = open_split(Path(folder) / "shards", "train", data)
         names = [name for name, about in declared().items() if about.kind == "image"]
-        tasks = {name: build_task(params, name, method_params(params, name).backbone, split) for name in names}
+        tasks = {name: build_task(params, name, method_params(params, name), split) for name in names}
         return {name: views_sheet(task, split, data.image_size, params.seed) for name, task in tasks.items()}
 
 

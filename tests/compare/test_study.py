@@ -67,7 +67,7 @@ def test_every_run_builds_its_method_on_the_digits(name, shards, tmp_path):
     for cell in planned(name, [0], more=["data.cache=memory"]):
         params = parse(Params, by_dvc(BASE, list(cell.overrides), tmp_path))
         split = open_splits(params.data, shards, verified=True)["train"]
-        build_task(params, params.method, method_params(params, params.method).backbone, split)
+        build_task(params, params.method, method_params(params, params.method), split)
 
 
 def test_what_a_study_fixes_is_fixed_whatever_the_set_up(tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from selfsup.data.loader import open_splits
 from selfsup.params import SGD
+from selfsup.processes.accelerator import make_accelerator
 from selfsup.task import Task
 from selfsup.training.build import build_task, method_params
 from selfsup.training.loop import Plan, Result, train
@@ -27,7 +28,7 @@ def doubled(value: Any) -> Any:
 def build(method: str, shards: Path, double: bool, **overrides: Any) -> tuple[Task, Any, Any]:
     params = small(method=method, **overrides)
     split = open_splits(params.data, shards, verified=True)["train"]
-    task = build_task(params, method, method_params(params, method).backbone, split)
+    task = build_task(params, method, method_params(params, method), split)
     if double:
         task = task.double()
         views = task.views
@@ -68,7 +69,9 @@ def steps_in_float64(
         task, split, params = build(method, shards, double=True, **settings)
         optimizer = SGD(name="sgd", lr=0.5, momentum=0.9, weight_decay=1e-4)
         plan = Plan(params.seed, params.pretrain, optimizer, resume / method)
-        result = train(task, split, params.data.of("image").image_size, plan)
+        result = train(
+            task, split, params.data.of("image").image_size, plan, make_accelerator(params.pretrain.precision)
+        )
         assert not [name for name, x in task.named_buffers() if x.requires_grad], (
             "a buffer that holds the steps' graphs"
         )
@@ -99,7 +102,7 @@ def run(
 
     task.after_step = after
     plan = Plan(params.seed, params.pretrain, method_params(params, method).optimizer, resume)
-    train(task, split, params.data.of("image").image_size, plan)
+    train(task, split, params.data.of("image").image_size, plan, make_accelerator(params.pretrain.precision))
     return state(task)
 
 
@@ -123,7 +126,7 @@ def trained(method: str, shards: Path, resume: Path, overrides: dict[str, Any]) 
     """The result of a whole run."""
     task, split, params = build(method, shards, double=False, **overrides)
     plan = Plan(params.seed, params.pretrain, method_params(params, method).optimizer, resume)
-    return train(task, split, params.data.of("image").image_size, plan)
+    return train(task, split, params.data.of("image").image_size, plan, make_accelerator(params.pretrain.precision))
 
 
 def gradients(methods: list[str], shards: Path) -> dict[str, list[str]]:
@@ -162,7 +165,6 @@ def precisions(methods: list[str], shards: Path, resume: Path) -> dict[str, tupl
 
 def swept(shards: Path) -> tuple[Tensor, Tensor]:
     """What `start_epoch` is given, and the features of all samples in id order, one by one."""
-    from selfsup.processes.accelerator import make_accelerator
     from selfsup.training.loop import sweep
     from selfsup.views.image.recipe import centre_view
 
@@ -178,7 +180,6 @@ def swept(shards: Path) -> tuple[Tensor, Tensor]:
 
 def dropped(shards: Path, chunk: int) -> tuple[Tensor, Tensor]:
     """A patch embedding's gradient after one SimCLR step in chunks with dropout, and by one graph of all chunks."""
-    from selfsup.processes.accelerator import make_accelerator
     from selfsup.task import Progress
     from selfsup.training.chunks import Step, backward
     from selfsup.training.loop import make_views, split_batch
@@ -205,7 +206,6 @@ def apart(method: str, shards: Path, chunk: int) -> tuple[dict[str, Tensor], dic
     """Gradients of one step in chunks; of independent forwards of each view and chunk; of views in one batch norm."""
     import copy
 
-    from selfsup.processes.accelerator import make_accelerator
     from selfsup.task import Progress
     from selfsup.training.chunks import Step, backward
     from selfsup.training.loop import make_views, split_batch

@@ -7,6 +7,7 @@ What both have in common are the initial weights and the views. That these are w
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from selfsup.draw import Draw
 from selfsup.params import Params
+from selfsup.processes.accelerator import make_accelerator
 from selfsup.task import Batch, Task
 from selfsup.training import session
-from selfsup.training.build import build_task
+from selfsup.training.build import build_task, method_params
 from tests.contract.plain import methods, networks, trainer
 from tests.contract.runs import doubled, state
 from tests.helpers import small
@@ -54,7 +56,7 @@ class Pictures:
     """A split of images whose channels are of different brightness, so that normalising matters."""
 
     samples, classes, mean, std = networks.SAMPLES, ["a", "b", "c"], list(networks.MEAN), list(networks.STD)
-    checksum = "of these pictures"
+    checksum, kind, data = "of these pictures", "image", SimpleNamespace(image_size=16)
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -93,8 +95,8 @@ class Run:
         self.params, self.start = settings(method), {}
         monkeypatch.setattr(session, "build_task", self.build)
         splits: Any = dict.fromkeys(("train", "validation", "test"), Pictures())
-        architecture = self.params.methods[method]["backbone"]
-        task, _ = session.run(self.params, method, architecture, splits, folder, method, lambda row, step: None)
+        block, accelerator = method_params(self.params, method), make_accelerator("fp32")
+        task, _ = session.run(self.params, method, block, splits, folder, method, lambda row, step: None, accelerator)
         self.end = state(task)
 
     def build(self, *arguments: Any) -> Task:

@@ -9,6 +9,7 @@ from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.methods.deepcluster import Sobel
 from selfsup.params import SGD
+from selfsup.processes.accelerator import make_accelerator
 from selfsup.task import Progress
 from selfsup.training import loop
 from tests.contract.runs import build, trained
@@ -103,7 +104,7 @@ def test_the_optimiser_forgets_the_old_classifier(hundred, tmp_path, monkeypatch
 
     task.before_step = look
     plan = loop.Plan(0, params.pretrain, SGD(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0), tmp_path)
-    loop.train(task, split, params.data.of("image").image_size, plan)
+    loop.train(task, split, params.data.of("image").image_size, plan, make_accelerator("fp32"))
     fresh, going = (False, True), (True, True)
     assert list(known.values()) == [(False, False), going, going, fresh, going, going]
 

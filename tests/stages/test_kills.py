@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from selfsup.data.loader import open_splits
 from selfsup.errors import one_line_errors
-from selfsup.training.build import build_task
+from selfsup.training.build import build_task, method_params
 from tests.evaluation import workspace
 from tests.helpers import ROOT, values
 
@@ -66,7 +66,7 @@ def test_old_outs_stay_and_the_next_run_has_the_same_bits(stage, hundred, tmp_pa
         (tmp_path / "data/shards").unlink()
     if stage == "extract":
         split = open_splits(params.data, tmp_path / "data/shards")["train"]
-        task = build_task(params, params.method, "conv", split)
+        task = build_task(params, params.method, method_params(params, params.method), split)
         save_file(
             {name: x.contiguous() for name, x in task.state_dict().items()},
             tmp_path / "models/pretrained/task.safetensors",

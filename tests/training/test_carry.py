@@ -15,6 +15,7 @@ from tests.helpers import processes
 
 def carried(shards: Path, resume: Path, chunk: int | None) -> tuple[list[Tensor], list[Tensor], set[str]]:
     """Of three steps: the ids that `after_step` was given, those of the batches, and what else it was given."""
+    from selfsup.processes.accelerator import make_accelerator
     from selfsup.training.build import method_params
     from selfsup.training.loop import Plan, train
 
@@ -29,7 +30,7 @@ def carried(shards: Path, resume: Path, chunk: int | None) -> tuple[list[Tensor]
 
     task.after_step = after
     plan = Plan(params.seed, params.pretrain, method_params(params, method).optimizer, resume)
-    train(task, split, params.data.image_size, plan)
+    train(task, split, split.data.image_size, plan, make_accelerator("fp32"))
     batches = train_ids(split.samples, params.seed, params.pretrain.batch_size, range(len(seen)))
     return seen, list(batches), names
 

@@ -11,11 +11,11 @@ from tests.helpers import processes
 BAD = 3  # the step whose loss is too large for the scale
 
 
-def half_on_a_cpu(_: str):
+def half_on_a_cpu():
     """Accelerate's half precision, which it grants to GPUs alone: autocast to float16 and a scaler."""
-    from selfsup.training import loop
+    from selfsup.processes.accelerator import make_accelerator
 
-    accelerator = loop.own_make_accelerator("fp32")
+    accelerator = make_accelerator("fp32")
     accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=10**6)
     return accelerator
@@ -25,7 +25,6 @@ def overflowing(shards: Path, resume: Path, die_after: int | None, chunk: int | 
     from selfsup.params import SGD
     from selfsup.training import loop
 
-    loop.own_make_accelerator, loop.make_accelerator = loop.make_accelerator, half_on_a_cpu
     settings = {"pretrain__chunk_size": chunk, "pretrain__clip_grad_norm": 1.0, "pretrain__checkpoint_every": 1}
     task, split, params = build("simclr", shards, double=False, **settings)
     taken, weights, loss, freeze = [], {}, task.loss, task.before_step
@@ -52,7 +51,7 @@ def overflowing(shards: Path, resume: Path, die_after: int | None, chunk: int | 
 
     plan = loop.Plan(0, params.pretrain, SGD(name="sgd", lr=0.1, momentum=0.9, weight_decay=0), resume, log=log)
     try:
-        result = loop.train(task, split, params.data.of("image").image_size, plan)
+        result = loop.train(task, split, params.data.of("image").image_size, plan, half_on_a_cpu())
     except Dead:
         return {}
     return {"taken": taken, "skipped": result.skipped, "weights": weights, "state": state(task), "steps": result.steps}

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from selfsup.data.loader import open_splits
+from selfsup.processes.accelerator import make_accelerator
 from selfsup.training import resume, session
+from selfsup.training.build import method_params
 from tests.helpers import params, small
 
 
@@ -139,7 +141,8 @@ def test_a_run_notes_what_it_is_of(hundred, tmp_path):
     chosen = small(method="rotation", pretrain__epochs=1, pretrain__batch_size=64)
     splits = open_splits(chosen.data, hundred, verified=True)
     folder = session.resume_folder(tmp_path, "pretrain", chosen, "rotation", "conv", splits["train"].checksum)
-    session.run(chosen, "rotation", "conv", splits, folder, "rotation", lambda row, step: None)
+    block, accelerator = method_params(chosen, "rotation"), make_accelerator("fp32")
+    session.run(chosen, "rotation", block, splits, folder, "rotation", lambda row, step: None, accelerator)
     of = json.loads((folder / resume.NOTE).read_text())
     assert (of["stage"], of["method"], of["pretrain"]["epochs"]) == ("pretrain", "rotation", 1)
     (one,) = resume.left(tmp_path / resume.PLACE)

@@ -11,6 +11,7 @@ from selfsup.data.loader import open_splits
 from selfsup.draw import Draw
 from selfsup.epochs import AtMost, fitted, shortened
 from selfsup.params import Pretrain
+from selfsup.processes.accelerator import make_accelerator
 from selfsup.task import Progress
 from selfsup.training import session
 from selfsup.training.build import build_task, method_params, short_run
@@ -75,18 +76,23 @@ def test_all_knobs_that_count_epochs_are_known(method):
 def test_every_method_starts_with_its_defaults(method, epochs, shards):
     chosen = params(method=method, pretrain__epochs=epochs, data__cache="none")
     split = open_splits(chosen.data, shards, verified=True)["train"]
-    build_task(chosen, method, method_params(chosen, method).backbone, split)
+    build_task(chosen, method, method_params(chosen, method), split)
+
+
+def shortened_to(epochs: int, method: str) -> str | None:
+    chosen = params(pretrain__epochs=epochs)
+    return short_run(chosen, method, method_params(chosen, method))
 
 
 def test_the_note_says_what_was_done():
-    note = short_run(params(pretrain__epochs=2), "swav")
+    note = shortened_to(2, "swav")
     assert note == (
         "note: pretrain.epochs: 2 shortens pretrain.warmup_epochs from 5 to 1, pretrain.knn_every from 10 to 2, "
         "methods.swav.queue_epoch from 5 to 1"
     )
-    assert "methods.deepcluster.every from 10 to 1" in str(short_run(params(pretrain__epochs=1), "deepcluster"))
-    assert "methods.swav.frozen_epochs from 1 to 0.5" in str(short_run(params(pretrain__epochs=1), "swav"))
-    assert short_run(params(), "swav") is None
+    assert "methods.deepcluster.every from 10 to 1" in str(shortened_to(1, "deepcluster"))
+    assert "methods.swav.frozen_epochs from 1 to 0.5" in str(shortened_to(1, "swav"))
+    assert short_run(params(), "swav", method_params(params(), "swav")) is None
 
 
 LAST = {"swav": "prototypes", "dino": "head.1.weight", "ibot": "head.1.weight"}
@@ -98,16 +104,16 @@ def test_a_layer_that_is_frozen_first_trains_in_the_second_half(method, epochs, 
     knobs = {"pretrain__epochs": epochs, "pretrain__warmup_epochs": 5, f"methods__{method}__frozen_epochs": 1}
     chosen = small(method=method, **DEFAULTS | knobs)
     splits = open_splits(chosen.data, hundred, verified=True)
-    architecture = method_params(chosen, method).backbone
-    before = state(build_task(chosen, method, architecture, splits["train"]))[LAST[method]]
+    block = method_params(chosen, method)
+    before = state(build_task(chosen, method, block, splits["train"]))[LAST[method]]
     seen: list[bool] = []
 
     def log(*_: Any) -> None:
         seen.append(torch.allclose(task.state_dict()[LAST[method]], before, rtol=0, atol=1e-6))
 
-    task = build_task(chosen, method, architecture, splits["train"])
-    plan = Plan(0, chosen.pretrain, method_params(chosen, method).optimizer, tmp_path, log=log)
-    result = train(task, splits["train"], chosen.data.of("image").image_size, plan)
+    task = build_task(chosen, method, block, splits["train"])
+    plan = Plan(0, chosen.pretrain, block.optimizer, tmp_path, log=log)
+    result = train(task, splits["train"], chosen.data.of("image").image_size, plan, make_accelerator("fp32"))
     steps = result.steps
     rates = [row["lr"] for row in result.rows]
     assert seen == [step < steps / 2 for step in range(steps)]
@@ -118,7 +124,7 @@ def test_a_layer_that_is_frozen_first_trains_in_the_second_half(method, epochs, 
 def test_the_queue_acts_from_the_middle_of_a_short_run(hundred):
     chosen = small(method="swav", pretrain__epochs=1, **DEFAULTS)
     split = open_splits(chosen.data, hundred, verified=True)["train"]
-    task = build_task(chosen, "swav", "conv", split)
+    task = build_task(chosen, "swav", method_params(chosen, "swav"), split)
     views = task.views(split.gather(range(32)), Draw(0, 0, torch.arange(32)))
     losses = []
     for keys in (0.0, 1.0):
@@ -132,6 +138,7 @@ def test_the_queue_acts_from_the_middle_of_a_short_run(hundred):
 def test_the_note_is_printed_by_the_run(hundred, tmp_path, capsys):
     chosen = small(method="rotation", pretrain__epochs=1, pretrain__warmup_epochs=5)
     splits = open_splits(chosen.data, hundred, verified=True)
-    session.run(chosen, "rotation", "conv", splits, tmp_path, "rotation", lambda row, step: None)
+    block, accelerator = method_params(chosen, "rotation"), make_accelerator("fp32")
+    session.run(chosen, "rotation", block, splits, tmp_path, "rotation", lambda row, step: None, accelerator)
     said = capsys.readouterr().err
     assert said.count("note: pretrain.epochs: 1 shortens pretrain.warmup_epochs from 5 to 0.5\n") == 1

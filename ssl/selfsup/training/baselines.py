@@ -10,7 +10,7 @@ from selfsup.data.loader import Split, open_splits
 from selfsup.features.writer import write_feature_set
 from selfsup.files import write_json
 from selfsup.nets.image import Pixels
-from selfsup.params import Params
+from selfsup.params import MethodParams, Params
 from selfsup.processes import launch
 from selfsup.processes.accelerator import make_accelerator
 from selfsup.tracking import record
@@ -24,8 +24,8 @@ def baseline(params: Params, architecture: str) -> None:
 
     Equal trainings leave equal files, except for metrics/times.
     """
-    method_params(params, "supervised")
-    stage.alone("baseline", params, "supervised", architecture, partial(work, params, architecture))
+    block = method_params(params, "supervised").model_copy(update={"backbone": architecture})
+    stage.alone("baseline", params, "supervised", architecture, partial(work, params, block))
 
 
 def skipped(folder: Path, reason: str) -> None:
@@ -47,8 +47,9 @@ def pixels(params: Params) -> None:
     )
 
 
-def work(params: Params, architecture: str, splits: dict[str, Split], resume: Path, count: int) -> None:
+def work(params: Params, block: MethodParams, splits: dict[str, Split], resume: Path, count: int) -> None:
     """Features of random weights, then a supervised training and its features."""
+    architecture = block.backbone
     accelerator = make_accelerator(params.pretrain.precision)
     launch.assert_world(count)
     device, size, chief = accelerator.device, splits["train"].data.image_size, accelerator.is_main_process
@@ -74,7 +75,7 @@ def work(params: Params, architecture: str, splits: dict[str, Split], resume: Pa
         checksum = splits["train"].checksum
         single = record.single(params, f"baseline {architecture}", chief, values, checksum, resume)
         with single as run, launch.quiet_when_left_alone():
-            task, result = session.run(params, "supervised", architecture, splits, resume, title, run.metrics)
+            task, result = session.run(params, "supervised", block, splits, resume, title, run.metrics, accelerator)
             facts = {"method": "supervised", "backbone": architecture, "epochs": params.pretrain.epochs}
             encoder = task.eval().encoder().to(device)
             written = write_feature_set(encoder, splits, device, size, folder / "supervised", facts)

@@ -26,10 +26,10 @@ def method_params(params: Params, name: str) -> MethodParams:
     return block
 
 
-def short_run(params: Params, name: str) -> str | None:
+def short_run(params: Params, name: str, block: MethodParams) -> str | None:
     """The note that a run of `pretrain.epochs` shortens what counts epochs; None where nothing is too long."""
     epochs, method = params.pretrain.epochs, f"methods.{name}"
-    sections = {"pretrain": params.pretrain, method: method_params(params, name)}
+    sections = {"pretrain": params.pretrain, method: block}
     changes = [
         f"{where}.{knob} from {getattr(section, knob):g} to {value:g}"
         for where, section in sections.items()
@@ -43,9 +43,9 @@ def fresh_backbone(params: Params, architecture: str, split: Split) -> Backbone:
     return build_backbone(params.backbones[architecture], split.data.image_size, split.mean, split.std)
 
 
-def build_task(params: Params, name: str, architecture: str, split: Split) -> Task:
-    """The method `name` on the backbone `architecture`; `split` is the training split. Seeds torch's generator."""
-    block = fitted(method_params(params, name), params.pretrain.epochs)
+def build_task(params: Params, name: str, block: MethodParams, split: Split) -> Task:
+    """The method `name` as its `block` says; `split` is the training split. Seeds torch's generator."""
+    block = fitted(block, params.pretrain.epochs)
     if (kind := methods.find(name)[1].about.kind) != split.kind:
         raise UserError(f"data/shards: of the kind {split.kind}, but {name} needs {kind}; run dvc repro shard")
     facts = Facts(
@@ -55,7 +55,7 @@ def build_task(params: Params, name: str, architecture: str, split: Split) -> Ta
         batch_size=params.pretrain.batch_size,
         peak_lr=peak_lr(block.optimizer, params.pretrain),
         views=params.views,
-        backbone=lambda: fresh_backbone(params, architecture, split),
+        backbone=lambda: fresh_backbone(params, block.backbone, split),
     )
     torch.manual_seed(params.seed)
     return methods.build(name, block, facts)

@@ -39,8 +39,8 @@ def work(params: Params, count: int, verified: bool) -> None:
     accelerator = make_accelerator("fp32")
     launch.assert_world(count)
     splits = open_splits(params.data, verified=verified)
-    architecture = method_params(params, params.method).backbone
-    task = build_task(params, params.method, architecture, splits["train"])
+    block = method_params(params, params.method)
+    task = build_task(params, params.method, block, splits["train"])
     try:
         task.load_state_dict(load_file(WEIGHTS))
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def work(params: Params, count: int, verified: bool) -> None:
         raise UserError(f"{WEIGHTS}: damaged ({error}); run `dvc repro --force --single-item pretrain`") from None
     encoder = task.encoder().to(accelerator.device)
     weights = digests.of_files(WEIGHTS)
-    facts = {"method": params.method, "backbone": architecture, "epochs": params.pretrain.epochs, "weights": weights}
+    facts = {"method": params.method, "backbone": block.backbone, "epochs": params.pretrain.epochs, "weights": weights}
     chief = accelerator.is_main_process
     with record.nested(params, "extract", weights, chief=chief) as (_, run), launch.quiet_when_left_alone():
         folder = Path("features/pretrained")

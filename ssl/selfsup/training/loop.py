@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from selfsup.features.encode import encode
 from selfsup.nn.batchnorm import globalise
 from selfsup.nn.distributed import in_batch_order, mean_over_ranks, rank, world
 from selfsup.params import LARS, SGD, AdamW, Pretrain
-from selfsup.processes.accelerator import make_accelerator, rank_timeout
+from selfsup.processes.accelerator import rank_timeout
 from selfsup.processes.interruption import Interruption
 from selfsup.task import Batch, Output, Progress, Task
 from selfsup.training import checkpoint, chunks, monitors
@@ -76,124 +76,182 @@ def sweep(task: Task, split: Split, device: torch.device, size: int) -> Tensor:
     return encode(task.encoder(), split, device, size)
 
 
-def train(task: Task, split: Split, size: int, plan: Plan) -> Result:
-    """Train `task` on `split`, going on from the newest checkpoint in `plan.resume`.
+def train(task: Task, split: Split, size: int, plan: Plan, accelerator: Any) -> Result:
+    """Train `task` on `split`, resuming from the newest checkpoint in `plan.resume`; images have `size` pixels a side.
 
     Raises `UserError` when the loss is not finite, the batch does not divide among processes and chunks, or there are
     fewer images than a batch. SIGTERM and SIGINT end the process with a checkpoint of the step under way.
     """
-    settings = fitted(plan.pretrain, plan.pretrain.epochs)
-    accelerator = make_accelerator(settings.precision)
-    device = accelerator.device
-    globalise(task, device).to(device)
-    if settings.channels_last:
-        task.to(memory_format=torch.channels_last)
-    per_epoch = split.samples // settings.batch_size
-    steps = planned_steps(split.samples, settings)
-    schedule = warmup_cosine(peak_lr(plan.optimizer, settings), settings.warmup_epochs * per_epoch)
-    optimizer = build_optimizer(task.groups(), plan.optimizer, schedule)
-    state = checkpoint.load(plan.resume) or {"step": 0, "seconds": 0.0, "skipped": 0}
-    if state["step"]:
-        task.load_state_dict(state["task"])
-        optimizer.load_state_dict(with_schedules(state["optimizer"], optimizer))
-    if settings.compile:
-        task.backbone.compile()
-    model, optimizer = accelerator.prepare(chunks.Step(task), optimizer)
-    if accelerator.scaler is not None and "scaler" in state:
-        accelerator.scaler.load_state_dict(state["scaler"])
-    curves = Curves(plan.resume / "curves.jsonl", state["step"]) if rank() == 0 else None
-    first, skipped, bad = state["step"], state["skipped"], torch.full((), -1, device=device)
-    task.train()
-    start = time.monotonic()
-
-    def seconds_so_far() -> float:
-        return state["seconds"] + time.monotonic() - start
-
-    parts = settings.batch_size // (settings.chunk_size or settings.batch_size)
-    normalised = any(isinstance(module, _BatchNorm) for module in task.modules())
-    if settings.chunk_size == 1 and normalised:
-        raise UserError("pretrain.chunk_size: 1 leaves batch norm no other image to compare with; raise it")
-    if parts > 1 and rank() == 0 and normalised:
-        _log.info("note: with pretrain.chunk_size, batch norm normalises each chunk by itself")
-    batches = train_batches(
-        split,
-        seed=plan.seed,
-        batch_size=settings.batch_size,
-        chunks=parts,
-        start_step=first,
-        steps=steps,
-        rank=rank(),
-        world=world(),
-    )
-    bar = tqdm(
-        total=steps * settings.batch_size,
-        initial=first * settings.batch_size,
-        unit="img",
-        unit_scale=True,
-        desc=plan.title,
-        disable=rank() != 0,
-    )
+    run = _Run(task, split, size, plan, accelerator)
+    batches, bar = run.batches(), run.bar()
     with Interruption(rank_timeout()) as interruption:
-        for step, batch in enumerate(batches, start=first):
+        for step, batch in enumerate(batches, start=run.first):
             interruption.exchange()
-            progress = Progress(step, steps, per_epoch)
-            if step % per_epoch == 0:
-                for parameter in task.start_epoch(progress, lambda: sweep(task, split, device, size)):
-                    optimizer.state.pop(parameter, None)
-            views = [
-                partial(make_views, task, part, plan.seed, progress, i, device)
-                for i, part in enumerate(split_batch(batch, parts))
-            ]
-            output = chunks.backward(accelerator, model, task, views, progress)
-            bad = torch.where((bad < 0) & ~output.loss.isfinite(), step, bad)
-            accelerator.unscale_gradients()
-            done = Progress(step + 1, steps, per_epoch)
-            end_of_epoch = done.step % per_epoch == 0
-            probing = plan.probe and settings.knn_every and end_of_epoch and done.epoch % settings.knn_every == 0
-            logging = step % settings.log_every == 0 or step + 1 == steps or probing
-            layers = layer_norms(task) if logging else {}
-            if settings.clip_grad_norm is not None:
-                nn.utils.clip_grad_norm_(task.parameters(), settings.clip_grad_norm)  # unscaled above
-            task.before_step(progress)
-            lr = apply_schedules(optimizer, plan.optimizer, progress)
-            optimizer.step()
-            if accelerator.optimizer_step_was_skipped:
-                skipped += 1
-            else:
-                task.after_step(output.carried(parts), progress)
-            optimizer.zero_grad(set_to_none=True)
-
+            progress, due = Progress(step, run.steps, run.per_epoch), run.due(step)
+            if step % run.per_epoch == 0:
+                run.start_epoch(progress)
+            output = chunks.backward(accelerator, run.model, task, run.views(batch, progress), progress)
+            layers = run.gradients(output, step, due)
+            lr = run.update(output, progress)
             stopping = interruption.agreed()
-            saving = done.step % settings.checkpoint_every == 0 or end_of_epoch or stopping
-            if saving:  # a gradient may be NaN where the loss is not
-                bad = torch.where((bad < 0) & ~finite(task), step, bad)
-            if logging or saving:
-                stop_if_not_finite(bad, split, plan.seed, settings, plan.resume)
-            row: dict[str, float] = {}
-            if logging:
-                row = reading(output, layers, parts) | {"lr": lr}
-                bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
-            if probing and plan.probe:
-                row |= in_eval_mode(task, plan.probe, accelerator)
-            if curves is not None and row:
-                curves.add({"step": done.step, "epoch": done.step / per_epoch} | row)
-                plan.log(row, done.step)
+            saving = (step + 1) % run.settings.checkpoint_every == 0 or due.end_of_epoch or bool(stopping)
+            run.check(step, due.logging, saving)
+            row = reading(output, layers, run.parts) | {"lr": lr} if due.logging else {}
+            run.record(row, step + 1, due, bar)
             if saving:
-                numbers = {"step": done.step, "seconds": seconds_so_far(), "skipped": skipped}
-                save(plan.resume, task, optimizer, accelerator, numbers)
+                run.save(step + 1)
             if stopping:
-                interruption.leave(stopping, done.step)
-            bar.update(settings.batch_size)
+                interruption.leave(stopping, step + 1)
+            bar.update(run.settings.batch_size)
     bar.close()
-    rows = curves.close() if curves is not None else []
-    return Result(
-        steps=steps,
-        seconds=seconds_so_far(),
-        images_per_second=steps * settings.batch_size / max(seconds_so_far(), 1e-9),
-        rows=rows,
-        alarm=monitors.alarm(rows),
-        skipped=skipped,
-    )
+    return run.result()
+
+
+@dataclass(frozen=True)
+class _Due:
+    """What a step does beside its update."""
+
+    logging: bool  # a row of the curves
+    probing: bool
+    end_of_epoch: bool
+
+
+class _Run:
+    """A training under way on this process: what its steps share, resumed from the newest checkpoint."""
+
+    def __init__(self, task: Task, split: Split, size: int, plan: Plan, accelerator: Any):
+        self.task, self.split, self.size, self.plan, self.accelerator = task, split, size, plan, accelerator
+        self.settings = settings = fitted(plan.pretrain, plan.pretrain.epochs)
+        self.per_epoch = split.samples // settings.batch_size
+        self.steps = planned_steps(split.samples, settings)
+        self.parts = settings.batch_size // (settings.chunk_size or settings.batch_size)
+        globalise(task, accelerator.device).to(accelerator.device)
+        if settings.channels_last:
+            task.to(memory_format=torch.channels_last)
+        schedule = warmup_cosine(peak_lr(plan.optimizer, settings), settings.warmup_epochs * self.per_epoch)
+        optimizer = build_optimizer(task.groups(), plan.optimizer, schedule)
+        state = checkpoint.load(plan.resume) or {"step": 0, "seconds": 0.0, "skipped": 0}
+        if state["step"]:
+            task.load_state_dict(state["task"])
+            optimizer.load_state_dict(with_schedules(state["optimizer"], optimizer))
+        if settings.compile:
+            task.backbone.compile()
+        self.model, self.optimizer = accelerator.prepare(chunks.Step(task), optimizer)
+        if accelerator.scaler is not None and "scaler" in state:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        self.curves = Curves(plan.resume / "curves.jsonl", state["step"]) if rank() == 0 else None
+        self.first, self.skipped, self.earlier = state["step"], state["skipped"], state["seconds"]
+        self.bad = torch.full((), -1, device=accelerator.device)  # the first step that was not finite
+        task.train()
+        self.start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far, over all restarts."""
+        return self.earlier + time.monotonic() - self.start
+
+    def batches(self) -> Iterator[Batch]:
+        """This process's batches of the steps left. Raises `UserError`."""
+        settings = self.settings
+        normalised = any(isinstance(module, _BatchNorm) for module in self.task.modules())
+        if settings.chunk_size == 1 and normalised:
+            raise UserError("pretrain.chunk_size: 1 leaves batch norm no other image to compare with; raise it")
+        if self.parts > 1 and rank() == 0 and normalised:
+            _log.info("note: with pretrain.chunk_size, batch norm normalises each chunk by itself")
+        return train_batches(
+            self.split,
+            seed=self.plan.seed,
+            batch_size=settings.batch_size,
+            chunks=self.parts,
+            start_step=self.first,
+            steps=self.steps,
+            rank=rank(),
+            world=world(),
+        )
+
+    def bar(self) -> tqdm:
+        """The progress bar, on the first process."""
+        batch = self.settings.batch_size
+        initial, total = self.first * batch, self.steps * batch
+        title, silent = self.plan.title, rank() != 0
+        return tqdm(total=total, initial=initial, unit="img", unit_scale=True, desc=title, disable=silent)
+
+    def due(self, step: int) -> _Due:
+        """What the step does beside its update."""
+        settings, done = self.settings, Progress(step + 1, self.steps, self.per_epoch)
+        end = done.step % self.per_epoch == 0
+        probing = bool(self.plan.probe and settings.knn_every and end and done.epoch % settings.knn_every == 0)
+        return _Due(step % settings.log_every == 0 or done.step == self.steps or probing, probing, end)
+
+    def start_epoch(self, progress: Progress) -> None:
+        """Tell the task, and forget the moments of parameters that it drew anew."""
+        device = self.accelerator.device
+        for parameter in self.task.start_epoch(progress, lambda: sweep(self.task, self.split, device, self.size)):
+            self.optimizer.state.pop(parameter, None)
+
+    def views(self, batch: Batch, progress: Progress) -> list[Callable[[], Any]]:
+        """A call for the views of each chunk of the batch."""
+        parts = enumerate(split_batch(batch, self.parts))
+        seed, device = self.plan.seed, self.accelerator.device
+        return [partial(make_views, self.task, part, seed, progress, i, device) for i, part in parts]
+
+    def gradients(self, output: Output, step: int, due: _Due) -> dict[str, Tensor]:
+        """Unscale the gradients, clip them, and return their norms before that where they are logged."""
+        self.bad = torch.where((self.bad < 0) & ~output.loss.isfinite(), step, self.bad)
+        self.accelerator.unscale_gradients()
+        layers = layer_norms(self.task) if due.logging else {}
+        if self.settings.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.task.parameters(), self.settings.clip_grad_norm)  # unscaled above
+        return layers
+
+    def update(self, output: Output, progress: Progress) -> float:
+        """Take the optimiser's step, and tell the task before and after; return the learning rate."""
+        self.task.before_step(progress)
+        lr = apply_schedules(self.optimizer, self.plan.optimizer, progress)
+        self.optimizer.step()
+        if self.accelerator.optimizer_step_was_skipped:
+            self.skipped += 1
+        else:
+            self.task.after_step(output.carried(self.parts), progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        return lr
+
+    def check(self, step: int, logging: bool, saving: bool) -> None:
+        """Raise `UserError` where the loss, or a weight that is to be saved, is not finite."""
+        if saving:  # a gradient may be NaN where the loss is not
+            self.bad = torch.where((self.bad < 0) & ~finite(self.task), step, self.bad)
+        if logging or saving:
+            stop_if_not_finite(self.bad, self.split, self.plan.seed, self.settings, self.plan.resume)
+
+    def record(self, row: dict[str, float], step: int, due: _Due, bar: tqdm) -> None:
+        """Add a row to the curves, with the probe's reading where it is due; `step` counts the steps done."""
+        if due.logging:
+            bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
+        if due.probing and self.plan.probe:
+            row |= in_eval_mode(self.task, self.plan.probe, self.accelerator)
+        if self.curves is not None and row:
+            self.curves.add({"step": step, "epoch": step / self.per_epoch} | row)
+            self.plan.log(row, step)
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint on the first process; the others wait, so that none runs ahead of what is on disk."""
+        if rank() == 0:
+            plain = self.optimizer.state_dict()
+            for group in plain["param_groups"]:
+                del group["lr_schedule"], group["decay_schedule"]
+            scaler = self.accelerator.scaler
+            state = {"task": self.task.state_dict(), "optimizer": plain}
+            state |= {} if scaler is None else {"scaler": scaler.state_dict()}
+            state |= {"step": step, "seconds": self.seconds, "skipped": self.skipped}
+            checkpoint.save(self.plan.resume, step, state)
+        self.accelerator.wait_for_everyone()
+
+    def result(self) -> Result:
+        """What the run leaves, after its last step."""
+        rows = self.curves.close() if self.curves is not None else []
+        images = self.steps * self.settings.batch_size
+        speed, alarm = images / max(self.seconds, 1e-9), monitors.alarm(rows)
+        return Result(self.steps, self.seconds, speed, rows, alarm, self.skipped)
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
@@ -229,17 +287,6 @@ def in_eval_mode(task: Task, probe: Callable, accelerator: Any) -> dict[str, flo
     task.train()
     accelerator.wait_for_everyone()
     return values
-
-
-def save(folder: Path, task: Task, optimizer: Optimizer, accelerator: Any, numbers: dict[str, Any]) -> None:
-    """Write a checkpoint on the first process; the others wait, so that none runs ahead of what is on disk."""
-    if rank() == 0:
-        plain = optimizer.state_dict()
-        for group in plain["param_groups"]:
-            del group["lr_schedule"], group["decay_schedule"]
-        scaler = {} if accelerator.scaler is None else {"scaler": accelerator.scaler.state_dict()}
-        checkpoint.save(folder, numbers["step"], {"task": task.state_dict(), "optimizer": plain, **scaler, **numbers})
-    accelerator.wait_for_everyone()
 
 
 def with_schedules(saved: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:

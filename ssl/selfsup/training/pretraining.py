@@ -12,7 +12,7 @@ from selfsup import digests
 from selfsup.data.loader import Split
 from selfsup.files import replaced, write_json
 from selfsup.nets.export import export_backbone
-from selfsup.params import Params
+from selfsup.params import MethodParams, Params
 from selfsup.processes import launch
 from selfsup.processes.accelerator import make_accelerator
 from selfsup.tracking import record
@@ -29,18 +29,19 @@ def pretrain(params: Params) -> None:
 
     Equal trainings leave equal files, except for metrics/times/pretrain.json. Raises `UserError`.
     """
-    architecture = method_params(params, params.method).backbone
-    stage.alone("pretrain", params, params.method, architecture, partial(work, params))
+    block = method_params(params, params.method)
+    stage.alone("pretrain", params, params.method, block.backbone, partial(work, params, block))
 
 
-def work(params: Params, splits: Mapping[str, Split], resume: Path, count: int) -> None:
+def work(params: Params, block: MethodParams, splits: Mapping[str, Split], resume: Path, count: int) -> None:
     """Train the chosen method on the splits and write its outputs; checkpoints go to the folder `resume`."""
     accelerator = make_accelerator(params.pretrain.precision)
     launch.assert_world(count)
-    chief, architecture = accelerator.is_main_process, method_params(params, params.method).backbone
+    chief, architecture = accelerator.is_main_process, block.backbone
     checksum = splits["train"].checksum
     with record.training(params, chief, checksum, resume) as (parent, run), launch.quiet_when_left_alone():
-        task, result = session.run(params, params.method, architecture, splits, resume, params.method, run.metrics)
+        own = (params.method, run.metrics, accelerator)
+        task, result = session.run(params, params.method, block, splits, resume, *own)
         if not chief:
             return
         metrics = session.summary(task, result, params.method, architecture, params, checksum)

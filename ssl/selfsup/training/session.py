@@ -16,10 +16,10 @@ from selfsup import digests, methods
 from selfsup.data.loader import Split
 from selfsup.imports import PACKAGE, closure
 from selfsup.nn.distributed import rank, world
-from selfsup.params import Params
+from selfsup.params import MethodParams, Params
 from selfsup.task import Task
 from selfsup.training import resume
-from selfsup.training.build import build_task, method_params, short_run
+from selfsup.training.build import build_task, short_run
 from selfsup.training.loop import Plan, Result, train
 from selfsup.training.probe import knn_probe
 
@@ -76,30 +76,31 @@ def owned(folder: Path, role: str = "run") -> Iterator[None]:
 def run(
     params: Params,
     method: str,
-    architecture: str,
+    block: MethodParams,
     splits: Mapping[str, Split],
     folder: Path,
     title: str,
     log: Callable[[Mapping[str, float], int], None],
+    accelerator: Any,
 ) -> tuple[Task, Result]:
     """Build `method` and train it; the checkpoints stay in `folder` until `finished`."""
     split = splits["train"]
-    if rank() == 0 and (note := short_run(params, method)):
+    if rank() == 0 and (note := short_run(params, method, block)):
         _log.info(note)
-    task = build_task(params, method, architecture, split)
+    task = build_task(params, method, block, split)
     if rank() == 0:
-        of = identity(params, method, architecture, split.checksum)
+        of = identity(params, method, block.backbone, split.checksum)
         resume.begin(folder, {"stage": folder.name.rpartition("-")[0], **of})
     plan = Plan(
         seed=params.seed,
         pretrain=params.pretrain,
-        optimizer=method_params(params, method).optimizer,
+        optimizer=block.optimizer,
         resume=folder,
         title=title,
         log=log,
         probe=knn_probe(split, splits["validation"], split.data.image_size),
     )
-    return task, train(task, split, split.data.image_size, plan)
+    return task, train(task, split, split.data.image_size, plan, accelerator)
 
 
 def finished(folder: Path) -> None:
