@@ -63,6 +63,7 @@ def test_a_file_with_its_declaration_is_a_method(write):
         ({"idea": None}, "methods/toy_a.py: ABOUT.idea: missing"),
         ({"family": '"pretexts"'}, "methods/toy_a.py: ABOUT.family: input should be 'contrastive', 'no negatives'"),
         ({"couples_batch": '"no"'}, "methods/toy_a.py: ABOUT.couples_batch: input should be a valid boolean"),
+        ({"couples_batch": "True"}, "methods/toy_a.py: ABOUT.couples_batch is true, so Toy needs embed and loss"),
         ({"idea": '"a | b"'}, "methods/toy_a.py: ABOUT.idea: string should match pattern"),
         ({"titel": '"Toy"'}, "methods/toy_a.py: ABOUT.titel: unknown"),
         ({"paper": PAPER.replace("2001.00001", "arXiv:1")}, "methods/toy_a.py: ABOUT.paper.arxiv: string should match"),

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfsup.data.loader import train_ids
 from selfsup.nn.distributed import rank
-from selfsup.task import Output
+from selfsup.task import Output, Progress, Task
 from tests.contract.runs import build
 from tests.helpers import processes
 
@@ -57,3 +57,39 @@ def test_tensors_of_the_whole_batch_are_passed_on_as_they_are():
     found = processes(2, gathered)
     assert found["row"].tolist() == list(range(8))
     assert found["centre"].item() == 1 and not found["centre"].requires_grad
+
+
+class Separate(Task):
+    """Its loss is the mean of the samples' own, and it hands over rows, or a tensor of the whole batch."""
+
+    mixes_batch = False
+
+    def __init__(self, carries: bool):
+        super().__init__()
+        self.weight, self.carries = nn.Parameter(torch.ones(())), carries
+
+    def forward(self, views, _):
+        loss = (self.weight * views).mean()
+        return Output(loss, {"loss": loss}, {"id": views}, {"mean": loss} if self.carries else {}, [views[:, None]])
+
+
+def separately(carries: bool) -> tuple[Output, Tensor | None]:
+    from selfsup.processes.accelerator import make_accelerator
+    from selfsup.training.chunks import Step, backward
+
+    task = Separate(carries)
+    views = [lambda part=part: part for part in torch.arange(6.0).chunk(3)]
+    output = backward(make_accelerator("fp32"), Step(task), task, views, Progress(0, 1, 1))
+    return output, task.weight.grad
+
+
+def test_rows_of_chunks_are_joined_where_each_chunk_has_a_loss_of_its_own():
+    output, gradient = separately(carries=False)
+    assert gradient is not None and gradient.item() == output.loss.item() == 2.5
+    assert output.carried(chunks=3)["id"].tolist() == list(range(6))
+    assert output.embeddings[0].shape == (6, 1) and not output.logs["loss"].requires_grad
+
+
+def test_a_tensor_of_the_whole_batch_needs_the_whole_batch():
+    with pytest.raises(NotImplementedError, match="gives `embed` and `loss`"):
+        separately(carries=True)

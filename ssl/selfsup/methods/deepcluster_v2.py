@@ -41,6 +41,11 @@ class Params(ClustersParams):
     pass
 
 
+def clusters(z: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:  # [N D] -> int64 [N], [K D]
+    """y_i = argmax_k z_i.c_k and c_k = sum of its z_i, scaled to length 1, in turn; the seed draws the first c_k."""
+    return spherical_kmeans(z, count, torch.Generator().manual_seed(seed))
+
+
 class DeepClusterV2(Clusters):
     about = ABOUT
 
@@ -50,6 +55,6 @@ class DeepClusterV2(Clusters):
         self.seed = int(torch.randint(2**31, ()))  # of the first centroids, a function of the run's seed
 
     def assign(self, z: Tensor, head: int, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed + epoch * self.params.heads + head)
-        labels, self.prototypes[head] = spherical_kmeans(z, self.params.prototypes, generator)
+        seed = self.seed + epoch * self.params.heads + head
+        labels, self.prototypes[head] = clusters(z, self.params.prototypes, seed)
         return labels

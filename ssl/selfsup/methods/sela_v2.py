@@ -46,6 +46,11 @@ class Params(ClustersParams):
     eps: PositiveFloat  # epsilon, of the transport plan: lower, sharper
 
 
+def balanced(z: Tensor, prototypes: Tensor, eps: float) -> Tensor:  # [N D], [K D] -> int64 [N]
+    """y_i = argmax_k Q_ik, Q = diag(u) exp(z c^T / eps) diag(v): rows sum to 1, columns to about N / K."""
+    return sinkhorn(z @ prototypes.T, eps, ROUNDS).argmax(1)
+
+
 class SeLaV2(Clusters):
     about = ABOUT
 
@@ -55,7 +60,7 @@ class SeLaV2(Clusters):
         self.eps = params.eps
 
     def assign(self, z: Tensor, head: int, epoch: int) -> Tensor:
-        return of_first_rank(sinkhorn(z @ self.prototypes[head].T, self.eps, ROUNDS).argmax(1))
+        return of_first_rank(balanced(z, self.prototypes[head], self.eps))
 
     @torch.no_grad()
     def after_step(self, carry: Tensors, progress: Progress) -> None:
