@@ -47,7 +47,7 @@ def find(name: str) -> tuple[type[MethodParams], type[Task]]:
         raise UserError(f"methods/{name}.py: has no declaration; add ABOUT = About(...) with {fields}")
     if getattr(own[0], "about", None) is not about:
         raise UserError(f"methods/{name}.py: {own[0].__name__} does not refer to the declaration; add about = ABOUT")
-    if about.couples_batch and (own[0].embed is Task.embed or own[0].loss is Task.loss):
+    if own[0].about.couples_batch and (own[0].embed is Task.embed or own[0].loss is Task.loss):
         raise UserError(f"methods/{name}.py: ABOUT.couples_batch is true, so {own[0].__name__} needs embed and loss")
     return module.Params, own[0]
 
