@@ -16,7 +16,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help env reproduce test fuzz kills soak lint lint-docker docs docs-serve study table ui lock clean clean-resume clean-cache
+.PHONY: help env reproduce test fuzz kills soak lint lint-docker docs docs-serve study table tables ui lock clean clean-resume clean-cache
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -75,6 +75,9 @@ study: env  ## run an experiment of the textbooks, of compare/*.yaml: make study
 
 table: env  ## print the experiments' accuracies, without figures that belong to other weights or parameters
 	.venv/bin/python -m selfsup.compare.table
+
+tables: env  ## write README's table of methods from their declarations and benchmarks/results/
+	.venv/bin/python -m selfsup.report.methods_table README.md
 
 ui: env  ## show the runs at 127.0.0.1:PORT (5000)
 	.venv/bin/python -m selfsup.tracking.store mlflow.db

@@ -60,39 +60,6 @@ def test_conditions_say_command_and_versions(monkeypatch):
     assert "no-such-package" not in text
 
 
-def rows(text: str) -> dict[str, dict[str, str]]:
-    """Cells of all tables of a page by column, by the first cell of their row."""
-    out: dict[str, dict[str, str]] = {}
-    head: list[str] = []
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in line.split("|")[1:-1]]
-        head = [] if not cells else head or cells
-        if cells:
-            out[cells[0].strip("`")] = dict(zip(head, cells, strict=True))
-    return out
-
-
-def test_the_table_of_methods_has_all_of_them_with_the_figures_that_were_measured():
-    from tests.helpers import METHODS, ROOT  # late: a child that counts its memory shall not import torch
-
-    documented = {name: row for name, row in rows((ROOT / "README.md").read_text()).items() if row.get("family")}
-    del documented["method"]
-    baselines = {name: row for name, row in documented.items() if row["family"] == "baseline"}
-    assert sorted(documented.keys() - baselines.keys()) == METHODS
-    names = ("random weights, ResNet-9", "random weights, vision transformer", "raw pixels")
-    rest = dict(zip(names, ("random, conv", "random, vit", "pixels"), strict=True))
-    assert baselines.keys() == rest.keys()
-    figures = {
-        "digits, kNN": ("digits", "kNN"),
-        "digits, 1 label a class": ("digits", "1 label a class"),
-        "Fashion-MNIST, kNN": ("fashion-mnist-10k", "kNN"),
-    }
-    for title, (results, column) in figures.items():
-        measured = rows((BENCHMARKS / f"results/{results}.md").read_text())
-        for name, row in documented.items():
-            assert row[title] == measured[rest.get(name, name)][column], (name, title)
-
-
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_benchmark_is_documented(script):
     assert f"benchmarks/{script}" in (BENCHMARKS / "README.md").read_text()

@@ -9,13 +9,15 @@ import inspect
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from ruamel.yaml import YAML
+
+from selfsup.report.methods_table import markdown, measured
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -83,7 +85,7 @@ def page(name: str) -> str:
     parts = [
         f"# {about.title}",
         idea,
-        table(("", ""), facts.items()),
+        markdown(("", ""), facts.items()),
         "## The paper and the equation",
         paper,
         *equations(name),
@@ -140,18 +142,11 @@ def explained(text: str, name: str) -> Iterator[tuple[str, str, str]]:
 
 def knobs(name: str) -> str:
     rows = [(f"`{key}`", f"`{value}`", meaning) for key, value, meaning in explained(parameters(), name)]
-    return table(("knob", "default", "meaning"), rows)
+    return markdown(("knob", "default", "meaning"), rows)
 
 
 RESULTS = {"digits": "Digits, 16 px", "fashion-mnist-10k": "Fashion-MNIST-10k, 28 px"}
 COLUMNS = ["kNN", "linear", "1 label a class", "1 % of labels", "10 % of labels", "kNN over random weights"]
-
-
-def measured(results: str) -> dict[str, dict[str, str]]:
-    """Cells by column of every row of benchmarks/results/<results>.md."""
-    text = (ROOT / f"benchmarks/results/{results}.md").read_text(encoding="utf-8")
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    return {cells[0]: dict(zip(lines[0], cells, strict=True)) for cells in lines[2:]}
 
 
 def figures(name: str) -> list[str]:
@@ -166,17 +161,10 @@ def figures(name: str) -> list[str]:
         shown |= {} if name == "supervised" else {"supervised": f"supervised, {backbone}"}
         head = ["", *(column.replace(" a class", " per class") for column in COLUMNS)]
         lines = [[label, *(rows[row][column] for column in COLUMNS)] for label, row in shown.items()]
-        parts += [f"{heading}: test accuracy in %.", table(head, lines).replace(" ± ", "&nbsp;±&nbsp;")]
+        parts += [f"{heading}: test accuracy in %.", markdown(head, lines).replace(" ± ", "&nbsp;±&nbsp;")]
     if not parts:
         return ["Not measured yet."]
     return [*parts, "The conditions, and what ± means: [What do the figures mean?](../figures.md#the-spread)"]
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown."""
-    lines = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def views(name: str) -> list[str]:
@@ -216,4 +204,4 @@ def overview() -> str:
         (f"[{about.title}]({name}.md)", about.family, about.paper.cited if about.paper else "", about.idea)
         for name, about in declared().items()
     ]
-    return f"# The methods\n\n{table(('method', 'family', 'paper', 'idea'), rows)}\n"
+    return f"# The methods\n\n{markdown(('method', 'family', 'paper', 'idea'), rows)}\n"

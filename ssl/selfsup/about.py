@@ -45,5 +45,5 @@ class About(Strict):
     kind: str  # of data: "image"
     idea: Line  # for the reader of a table
     paper: Paper | None  # None: textbook knowledge
-    couples_batch: bool  # the loss, or what `after_step` receives, depends on the batch as a whole; else the loss is
+    couples_batch: bool  # the loss, or the `carry` of its `Output`, depends on the batch as a whole; else the loss is
     # the mean of the samples' own losses, and a batch may go through the network in parts

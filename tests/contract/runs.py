@@ -4,10 +4,11 @@ import os
 import signal
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsup.data.loader import open_splits
 from selfsup.params import SGD
@@ -15,7 +16,7 @@ from selfsup.processes.accelerator import make_accelerator
 from selfsup.task import Task
 from selfsup.training.build import build_task, method_params
 from selfsup.training.loop import Plan, Result, train
-from tests.helpers import small
+from tests.helpers import processes, small
 
 
 def doubled(value: Any) -> Any:
@@ -49,10 +50,17 @@ def state(task: nn.Module) -> dict[str, Tensor]:
     return {name: x.detach().clone().contiguous() for name, x in task.state_dict().items()}
 
 
+class Steps(NamedTuple):
+    """Weights before and after some steps; the state after them has the losses, too."""
+
+    start: dict[str, Tensor]
+    end: dict[str, Tensor]
+
+
 def steps_in_float64(
-    methods: list[str], shards: Path, resume: Path, sabotage: str = "", overrides: dict[str, Any] | None = None
-) -> dict[str, dict[str, Tensor]]:
-    """Three optimiser steps with momentum of every method, through the real loop, in float64."""
+    method: str, shards: Path, resume: Path, sabotage: str = "", overrides: dict[str, Any] | None = None
+) -> Steps:
+    """Two epochs of two optimiser steps with momentum, through the real loop, in float64."""
     if sabotage == "gather":
         import selfsup.methods.simclr as simclr
         from selfsup.nn.distributed import gather
@@ -63,30 +71,66 @@ def steps_in_float64(
         from selfsup.nn import distributed
 
         distributed._Sum.backward = staticmethod(lambda ctx, gradient: gradient)
-    out = {}
-    for method in methods:
-        settings = {"pretrain__epochs": 1, "pretrain__batch_size": 32} | (overrides or {})
-        task, split, params = build(method, shards, double=True, **settings)
-        optimizer = SGD(name="sgd", lr=0.5, momentum=0.9, weight_decay=1e-4)
-        plan = Plan(params.seed, params.pretrain, optimizer, resume / method)
-        result = train(
-            task, split, params.data.of("image").image_size, plan, make_accelerator(params.pretrain.precision)
-        )
-        assert not [name for name, x in task.named_buffers() if x.requires_grad], (
-            "a buffer that holds the steps' graphs"
-        )
-        out[method] = state(task) | {"loss": torch.tensor([row["loss"] for row in result.rows], dtype=torch.float64)}
-    return out
+    settings = {"pretrain__epochs": 2, "pretrain__batch_size": 48} | (overrides or {})
+    task, split, params = build(method, shards, double=True, **settings)
+    if sabotage == "no norm":
+        without_batch_norm(task)
+    start = {name: p.detach().clone() for name, p in task.named_parameters() if p.requires_grad}
+    optimizer = SGD(name="sgd", lr=0.5, momentum=0.9, weight_decay=1e-4)
+    plan = Plan(params.seed, params.pretrain, optimizer, resume)
+    accelerator = make_accelerator(params.pretrain.precision)
+    result = train(task, split, params.data.of("image").image_size, plan, accelerator)
+    held = [name for name, x in task.named_buffers() if x.requires_grad]
+    assert not held, f"buffers that hold the steps' graphs: {held}"
+    losses = torch.tensor([row["loss"] for row in result.rows], dtype=torch.float64)
+    return Steps(start, state(task) | {"loss": losses})
 
 
-def in_settings(
-    settings: dict[str, tuple[str, dict[str, Any]]], shards: Path, resume: Path
-) -> dict[str, dict[str, Tensor]]:
-    """`steps_in_float64` of a method and overrides each."""
-    return {
-        name: steps_in_float64([method], shards, resume / name, "", overrides)[method]
-        for name, (method, overrides) in settings.items()
-    }
+def without_batch_norm(task: nn.Module) -> None:
+    """Replace batch norms by nothing: they alone see the other images of a chunk."""
+    for path, module in list(task.named_modules()):
+        if isinstance(module, _BatchNorm):
+            task.set_submodule(path, nn.Identity())
+
+
+def in_chunks(
+    method: str, shards: Path, resume: Path, batch: int, sizes: list[int], knobs: dict[str, Any] | None = None
+) -> list[dict[str, Tensor]]:
+    """The ends of `steps_in_float64` without batch norm, each with the batch in chunks of another size."""
+    settings = {"pretrain__batch_size": batch, "pretrain__epochs": 1}
+    settings |= {f"methods__{method}__{name}": value for name, value in {"backbone": "vit", **(knobs or {})}.items()}
+    return [
+        steps_in_float64(method, shards, resume / str(n), "no norm", settings | {"pretrain__chunk_size": n}).end
+        for n in sizes
+    ]
+
+
+def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> tuple[str, float]:
+    """Over all tensors of `a`, relative to each one's largest value: the name and the difference of the worst."""
+    worst = {}
+    for name, x in a.items():
+        y = b[name]
+        worst[name] = (
+            ((x - y).abs().max() / x.abs().max().clamp(min=1e-6)).item()  # some means are 0
+            if x.is_floating_point()
+            else float(not torch.equal(x, y))
+        )
+    return max(worst.items(), key=lambda item: item[1])
+
+
+TOLERANCE = 1e-9  # of `largest_difference`, in float64
+
+
+def two_equal_one(method: str, shards: Path, folder: Path, **knobs: Any) -> Steps:
+    """Assert that two processes, with different halves of every batch, train the weights that one process trains."""
+    overrides = {f"methods__{method}__{name}": value for name, value in knobs.items()}
+    one, two = (
+        processes(world, steps_in_float64, method, shards, folder / str(world), "", overrides) for world in (1, 2)
+    )
+    name, difference = largest_difference(one.end, two.end)
+    print(f"{method}: largest relative difference {difference:.1e} ({name})")
+    assert difference < TOLERANCE, name
+    return one
 
 
 def run(
@@ -106,9 +150,9 @@ def run(
     return state(task)
 
 
-def runs(methods: list[str], shards: Path, resume: Path) -> dict[str, dict[str, Tensor] | None]:
-    """A whole run of every method, each in its own folder."""
-    return {method: run(method, shards, resume / method) for method in methods}
+def whole_and_again(method: str, shards: Path, whole: Path, killed: Path) -> list[dict[str, Tensor] | None]:
+    """The ends of a run that nothing disturbs, and of one that resumes what another process left in `killed`."""
+    return [run(method, shards, folder) for folder in (whole, killed)]
 
 
 def stale(resume: Path) -> None:
@@ -129,38 +173,16 @@ def trained(method: str, shards: Path, resume: Path, overrides: dict[str, Any]) 
     return train(task, split, params.data.of("image").image_size, plan, make_accelerator(params.pretrain.precision))
 
 
-def gradients(methods: list[str], shards: Path) -> dict[str, list[str]]:
-    """For each method, the trained parameters that a step of the loop leaves without gradient."""
-    from selfsup.draw import Draw
-    from selfsup.task import Progress
-
-    out = {}
-    for method in methods:
-        task, split, _ = build(method, shards, double=False)
-        batch = split.gather(torch.arange(16))
-        output = task.train()(task.views(batch, Draw(0, 0, batch["id"])), Progress(0, 10, 5))
-        output.loss.backward()
-        out[method] = [
-            name
-            for name, p in task.named_parameters()
-            if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
-        ]
-    return out
-
-
-def precisions(methods: list[str], shards: Path, resume: Path) -> dict[str, tuple[float, float]]:
+def precisions(method: str, shards: Path, resume: Path) -> tuple[float, float]:
     """The mean loss over the steps of a short run, in float32 and under bfloat16 autocast."""
     from accelerate.state import AcceleratorState
 
-    out = {}
-    for method in methods:
-        losses = []
-        for precision in ("fp32", "bf16"):
-            AcceleratorState._reset_state(reset_partial_state=True)
-            result = trained(method, shards, resume / f"{method}-{precision}", {"pretrain__precision": precision})
-            losses.append(statistics.mean(row["loss"] for row in result.rows))
-        out[method] = (losses[0], losses[1])
-    return out
+    def mean(precision: str) -> float:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        result = trained(method, shards, resume / precision, {"pretrain__precision": precision})
+        return statistics.mean(row["loss"] for row in result.rows)
+
+    return mean("fp32"), mean("bf16")
 
 
 def swept(shards: Path) -> tuple[Tensor, Tensor]:

@@ -1,13 +1,20 @@
-"""What a method's file declares is checked by the registry: a mistake is one line that names file and field."""
+"""What a method's file declares: a mistake is one line that names file and field, and what it says is true."""
 
+import inspect
 import sys
 
 import pytest
+import torch
 
 from selfsup import methods
 from selfsup.about import FAMILIES
+from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.params import METHODS
+from selfsup.task import Progress
+from tests.contract.runs import build
+from tests.contract.test_knobs import knobs, others
+from tests.helpers import METHODS as NAMES
 
 PAPER = 'Paper(authors="A et al.", year=2020, title="A Paper", arxiv="2001.00001")'
 ABOUT = {"title": '"Toy"', "family": '"pretext"', "kind": '"image"', "idea": '"an idea"', "paper": PAPER,
@@ -97,3 +104,57 @@ def test_all_methods_are_declared():
     found = methods.declared()
     assert sorted(found) == sorted(path.stem for path in METHODS.glob("[a-z]*.py"))
     assert {about.family for about in found.values()} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_the_docstring_has_five_parts(method):
+    """Idea, citation, equation, differences from the paper, and what to expect; the paper is the declared one."""
+    _, task = methods.find(method)
+    about, document = task.about, inspect.getdoc(inspect.getmodule(task))
+    idea, citation, *rest = document.split("\n\n")
+    assert idea.startswith(f"{about.title}: ") and idea.endswith(".")
+    if about.paper:
+        cited = " ".join(citation.split())
+        assert (
+            about.paper.title in cited
+            and (f"arXiv:{about.paper.arxiv}" if about.paper.arxiv else about.paper.doi) in cited
+        )
+    equation = [i for i, part in enumerate(rest) if part.startswith("    ") and " = " in part]
+    differences = [i for i, part in enumerate(rest) if part.startswith("Differences")]
+    expected = [i for i, part in enumerate(rest) if part.startswith("Expect: ")]
+    assert len(differences) == len(expected) == 1 and equation[0] < differences[0] < expected[0] == len(rest) - 1
+
+
+def depends_on_the_whole_batch(method, shards, settings):
+    """Whether the loss of a batch is not the mean of its halves' losses, or `carry` is of all its images.
+
+    Batch norm is that of evaluation, and some images have no label.
+    """
+    task, split, _ = build(method, shards, double=True, **settings)
+    task.eval()
+
+    def output(ids):
+        batch = split.gather(ids)
+        batch = batch | {"label": torch.where(batch["id"] < 3, -1, batch["label"])}
+        return task(task.views(batch, Draw(0, 0, batch["id"])), Progress(5, 10, 5))
+
+    ids = torch.arange(16)
+    whole, halves = output(ids), [output(half).loss for half in ids.chunk(2)]
+    return bool(whole.carry) or not torch.isclose(whole.loss, torch.stack(halves).mean(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_a_loss_couples_the_batch_as_declared(hundred, method):
+    """Where it is declared, in one setting at least: the usual one, or one with another value of a knob."""
+    settings = ({}, *(change for path in knobs(method) for change in others(method, path)))
+    if not methods.find(method)[1].about.couples_batch:
+        assert not any(found(method, hundred, change) for change in settings)
+    else:
+        assert any(found(method, hundred, change) for change in settings)
+
+
+def found(method, shards, settings):
+    try:
+        return depends_on_the_whole_batch(method, shards, settings)
+    except UserError:  # not all values of a knob are admitted
+        return False

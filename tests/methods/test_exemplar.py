@@ -10,8 +10,7 @@ from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.methods.exemplar import batch_hard
 from selfsup.task import Progress
-from tests.contract.runs import build, steps_in_float64
-from tests.helpers import processes
+from tests.contract.runs import build, two_equal_one
 
 START = Progress(0, 10, 5)
 
@@ -87,9 +86,4 @@ def test_the_examples_of_an_image_differ(hundred):
 
 
 def test_triplets_are_of_the_global_batch(hundred, tmp_path):
-    knobs = {"methods__exemplar__form": "triplet"}
-    one, two = (
-        processes(n, steps_in_float64, ["exemplar"], hundred, tmp_path / str(n), "", knobs)["exemplar"] for n in (1, 2)
-    )
-    for name, x in one.items():
-        torch.testing.assert_close(two[name], x, rtol=1e-6, atol=1e-9, msg=name)
+    two_equal_one("exemplar", hundred, tmp_path, form="triplet")

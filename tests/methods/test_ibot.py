@@ -10,7 +10,7 @@ from selfsup.families.multicrop import cross_views
 from selfsup.methods.ibot import koleo, masked_patches
 from selfsup.nn.sinkhorn import sinkhorn
 from selfsup.task import Progress
-from tests.contract.runs import build, moved, steps_in_float64
+from tests.contract.runs import TOLERANCE, build, in_chunks, largest_difference, moved, two_equal_one
 from tests.helpers import processes
 
 START = Progress(0, 10, 5)
@@ -141,10 +141,14 @@ def test_koleo_equals_a_loop_and_drives_features_apart():
 
 
 def test_sinkhorn_and_koleo_see_the_global_batch(hundred, tmp_path):
-    knobs = {"methods__ibot__centring": "sinkhorn", "methods__ibot__koleo": 0.1, "views__colour": "exact"}
-    one, two = (processes(n, steps_in_float64, ["ibot"], hundred, tmp_path / str(n), "", knobs)["ibot"] for n in (1, 2))
-    for name, x in one.items():
-        torch.testing.assert_close(two[name], x, rtol=1e-6, atol=1e-9, msg=name)
+    two_equal_one("ibot", hundred, tmp_path, centring="sinkhorn", koleo=0.1)
+
+
+def test_sinkhorn_and_koleo_see_all_chunks(hundred, tmp_path):
+    knobs = {"centring": "sinkhorn", "koleo": 0.1}
+    whole, chunked = processes(1, in_chunks, "ibot", hundred, tmp_path, 32, [32, 8], knobs)
+    name, difference = largest_difference(whole, chunked)
+    assert difference < TOLERANCE, name
 
 
 @pytest.mark.parametrize(

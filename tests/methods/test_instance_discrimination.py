@@ -10,7 +10,7 @@ from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.methods.instance_discrimination import full_softmax, nce
 from selfsup.task import Progress
-from tests.contract.runs import build
+from tests.contract.runs import build, two_equal_one
 
 START = Progress(0, 10, 5)
 TAU, M = 0.07, 20
@@ -138,3 +138,7 @@ def test_equal_features_give_the_log_of_the_images():
 def test_more_noise_than_images_is_refused_in_one_line(hundred):
     with pytest.raises(UserError, match=r"^methods.instance_discrimination.negatives: 4096 .* 0 for the full softmax$"):
         start(hundred, 4096)
+
+
+def test_the_full_softmax_is_the_same_on_two_processes(hundred, tmp_path):
+    two_equal_one("instance_discrimination", hundred, tmp_path, negatives=0)

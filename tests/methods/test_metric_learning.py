@@ -10,7 +10,7 @@ from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.methods.metric_learning import FORMS, distances, root
 from selfsup.task import Progress
-from tests.contract.runs import build, trained
+from tests.contract.runs import build, trained, two_equal_one
 from tests.helpers import processes
 
 START, MARGIN = Progress(0, 10, 5), 0.8
@@ -130,3 +130,8 @@ def test_labels_that_are_not_there_are_refused_in_one_line(unlabelled_shards):
             data__labels="none",
             methods__metric_learning__labels=True,
         )
+
+
+@pytest.mark.parametrize("knobs", [{"form": "pair"}, {"form": "triplet", "labels": True}], ids=str)
+def test_other_forms_are_of_the_global_batch(hundred, tmp_path, knobs):
+    two_equal_one("metric_learning", hundred, tmp_path, **knobs)

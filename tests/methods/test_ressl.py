@@ -45,7 +45,7 @@ def test_equals_the_paper(built):
         q = task.projector(task.backbone(views[0])["pooled"]).numpy()
         k = task.target[1](task.target[0](views[1])["pooled"]).numpy()
     found = task(views, START).loss.item()
-    assert found == pytest.approx(slow(q, k, task.queue.keys.numpy(), 0.1, 0.04), rel=1e-9)
+    assert found == pytest.approx(slow(q, k, task.queue.keys.numpy(), 0.1, 0.07), rel=1e-9)
 
 
 def test_a_student_that_matches_pays_the_teachers_entropy():

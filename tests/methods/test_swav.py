@@ -135,7 +135,10 @@ def test_a_vision_transformers_output_at_full_size_is_the_same_once_it_takes_oth
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"crops": CROPS | {"size": 17}}, r"methods\.swav\.crops\.size: 17 px is more than data\.image_size, 16"),
+        (
+            {"crops": CROPS | {"size": 17}},
+            r"methods\.swav\.crops\.size: 17 px is more than data\.image\.image_size, 16",
+        ),
         ({"crops": CROPS | {"scale": [0.1, 0.9]}, "views": 0.8}, r"methods\.swav\.crops\.scale: .*larger than the"),
         ({"crops": CROPS | {"size": 7}, "backbone": "vit"}, r"methods\.swav\.crops\.size: the backbone does not take"),
         ({"crops": CROPS | {"size": 4}}, r"methods\.swav\.crops\.size: the backbone does not take images of 4 px"),

@@ -12,7 +12,7 @@ from selfsup.methods.hard_negative import hard
 from selfsup.methods.simclr import nt_xent
 from selfsup.nn.contrastive import info_nce, over_anchors, ring, similarities
 from selfsup.task import Progress
-from tests.contract.runs import build
+from tests.contract.runs import build, two_equal_one
 
 N, TAU = 5, 0.3
 
@@ -298,3 +298,7 @@ def test_anchors_in_turns_equal_all_at_once(hundred, monkeypatch, method, block)
     monkeypatch.setattr("selfsup.nn.contrastive.BLOCK", block)
     over_anchors(lambda p, s: rows.append(s.shape) or info_nce(p, s), *views, TAU)
     assert max(shape[0] for shape in rows) == min(block, 2 * N)
+
+
+def test_weights_of_dcl_are_of_the_global_batch(hundred, tmp_path):
+    two_equal_one("dcl", hundred, tmp_path, weighted=True)

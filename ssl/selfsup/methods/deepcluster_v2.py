@@ -33,7 +33,7 @@ ABOUT = About(
         title="Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
         arxiv="2006.09882",
     ),
-    couples_batch=True,
+    couples_batch=False,
 )
 
 

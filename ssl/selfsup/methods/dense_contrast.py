@@ -41,7 +41,7 @@ ABOUT = About(
         title="Dense Contrastive Learning for Self-Supervised Visual Pre-Training",
         arxiv="2011.09157",
     ),
-    couples_batch=True,
+    couples_batch=False,
 )
 
 

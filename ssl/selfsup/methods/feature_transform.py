@@ -42,7 +42,7 @@ ABOUT = About(
         title="Improving Contrastive Learning by Visualizing Feature Transformation",
         arxiv="2108.02982",
     ),
-    couples_batch=True,
+    couples_batch=False,
 )
 
 Shape = Annotated[float, Field(ge=1)]

@@ -40,7 +40,7 @@ ABOUT = About(
         title="Momentum Contrast for Unsupervised Visual Representation Learning",
         arxiv="1911.05722",
     ),
-    couples_batch=True,
+    couples_batch=False,
 )
 
 

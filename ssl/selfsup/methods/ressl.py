@@ -41,7 +41,7 @@ ABOUT = About(
         title="ReSSL: Relational Self-Supervised Learning with Weak Augmentation",
         arxiv="2107.09282",
     ),
-    couples_batch=True,
+    couples_batch=False,
 )
 
 
