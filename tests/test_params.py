@@ -149,7 +149,7 @@ def test_invalid_yaml_names_the_line(read):
 
 
 def test_a_section_without_a_block_for_the_kind(read):
-    text = TEXT[: TEXT.index("  image:")] + TEXT[TEXT.index("backbones:") :]
+    text = TEXT[: TEXT.index("  image:")] + TEXT[TEXT.index("  labels:") :]
     with pytest.raises(UserError) as caught:
         read(text=text).data.of("image")
     assert str(caught.value) == "params.yaml: data.image: missing block; add it (there are: none)"
@@ -173,7 +173,7 @@ def test_a_backbone_of_ones_own(read, name, said):
     from selfsup.training.build import method_params
 
     small = "  small: {name: resnet9, small_stem: false, options: {width: 4}}\n"
-    text = TEXT.replace("views:  ", f"{small}\nviews:  ").replace("backbone: conv", f"backbone: {name}", 1)
+    text = TEXT.replace("\nbaselines:", f"{small}\nbaselines:").replace("backbone: conv", f"backbone: {name}", 1)
     params = read(text=text)
     assert params.backbones["small"].options == {"width": 4}
     if said:
