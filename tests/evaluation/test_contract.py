@@ -167,11 +167,19 @@ def test_a_note_that_not_all_rows_have_names_those_that_do(folder, hundred, foun
     assert read_folder(Path("evaluations/nearest")).notes == ["drawn with seed 0", "flat (pixels)"]
 
 
-def test_outcomes_that_are_not_what_the_value_is_the_mean_of_are_a_fault(folder, hundred, found_in):
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (("outcomes=distance", "outcomes=distance + 1"), r"nearest: distance is .*, but the mean of its outcomes"),
+        (("Metric(1.5,", "Metric(float('nan'),"), "nearest: time: needs a finite float, got nan"),
+        (("Metric(1.5,", "Metric(np.float32(1.5),"), "nearest: time: needs a finite float, got np.float32"),
+    ],
+)
+def test_a_value_that_is_no_finite_float_or_not_its_outcomes_mean_is_a_fault(folder, hundred, found_in, change, line):
     (folder / "toys").mkdir()
-    (folder / "toys/nearest.py").write_text(TOY.replace("outcomes=distance", "outcomes=distance + 1"))
+    (folder / "toys/nearest.py").write_text(TOY.replace(*change))
     found_in(folder / "toys")
-    with pytest.raises(ValueError, match=r"nearest: distance is .*, but the mean of its outcomes"):
+    with pytest.raises(ValueError, match=line):
         evaluate("nearest", workspace.make(folder, hundred, **with_toy()))
 
 

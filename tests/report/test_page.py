@@ -239,6 +239,7 @@ def test_a_protocol_of_another_kind_is_shown_with_its_unit_and_direction(folder,
         assert words in said
     assert "cosine distance, no unit, lower is better" in said, "the axis of its chart"
     assert "nearest image: drawn with seed 0" in said and "nearest image: extremes" in said
+    assert re.search(r"raw pixels\s*farthest\s*0\.\d{1,5}\s", said), "to four digits"
     assert "nearest image: neighbours" in said
     column = re.findall(r"<td[^>]*>(.*?)</td>", text[text.index("no unit</th>") :].partition("</table>")[0], re.DOTALL)
     (best,) = [cell for cell in column if "<strong>" in cell]

@@ -218,6 +218,8 @@ def test_the_first_protocol_with_all_labels_speaks():
     found = [few(method={"1 %": [0.5, 0.6]}), probe("kNN", method=0.9), probe(method=0.8)]
     assert headline(found, "mae")[0] == "kNN, top-1: mae reaches 90.0 %, with no baseline beside it."
     assert headline([Scores("linear", "linear probe", why_not="needs labels")], "mae") == []
+    nothing = scores("few labels", {"method": Result({})})  # every setting was left out
+    assert headline([nothing, probe(method=0.8)], "mae") == headline([probe(method=0.8)], "mae")
 
 
 def test_few_labels_pay_only_ahead_of_both_label_free_baselines():

@@ -192,10 +192,10 @@ def tracked(name: str, written: Mapping[str, Any]) -> tuple[dict[str, float], di
 
 
 def _checked(name: str, result: Result) -> Result:
-    """The result; raises `ValueError` where a metric's outcomes are not what its value is the mean of."""
+    """The result. Raises `ValueError` where a value is not a finite float, or not the mean of its outcomes."""
     for key, metric in result.metrics.items():
-        if not isinstance(metric.value, float | int):
-            raise ValueError(f"{name}: {key}: needs a float, got {type(metric.value).__name__}")
+        if not isinstance(metric.value, float | int) or not np.isfinite(metric.value):
+            raise ValueError(f"{name}: {key}: needs a finite float, got {metric.value!r}")
         if metric.outcomes is not None and not np.isclose(metric.outcomes.mean(dtype=np.float64), metric.value):
             raise ValueError(f"{name}: {key} is {metric.value}, but the mean of its outcomes {metric.outcomes.mean()}")
     return result

@@ -23,7 +23,7 @@ def headline(scores: Sequence[Scores], name: str) -> list[str]:
 
     Empty where no protocol was run. `name` is the method's.
     """
-    first = next((one for one in scores if one.results and not few(one)), None)
+    first = next((one for one in scores if one.headline and not few(one)), None)
     sentences = []
     if first is not None and first.headline is not None:
         metrics = first.by_row(first.headline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -114,12 +115,18 @@ def confusion_matrix(scores: Scores | None, classes: Sequence[str]) -> list[list
     return [list(zip(*row, strict=True)) for row in zip(counts.tolist(), shares.tolist(), strict=True)]
 
 
-def protocol_tables(scores: Sequence[Scores]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """The tables that protocols wrote themselves: title, header and the first rows."""
+def protocol_tables(scores: Sequence[Scores], names: dict[str, str]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The tables that protocols wrote themselves: title, header and the first rows, numbers to four digits."""
     found = []
     for one in scores:
         for name in one.found.own_tables if one.found else []:
             with (Path("evaluations") / one.protocol / f"{name}.csv").open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
-            found.append((f"{one.title}: {name}", header, rows[:ROWS_OF_TABLE]))
+            shown = [[names.get(row, row), *map(_short, cells)] for row, *cells in rows[:ROWS_OF_TABLE]]
+            found.append((f"{one.title}: {name}", header, shown))
     return found
+
+
+def _short(cell: str) -> str:
+    """A cell of a CSV file for the page."""
+    return f"{float(cell):.4g}" if re.fullmatch(r"-?\d+\.\d{4,}(e-?\d+)?", cell) else cell
