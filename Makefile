@@ -42,7 +42,7 @@ reproduce: env  ## run the stages whose inputs have changed; NPROC=2 for two pro
 	.venv/bin/dvc repro
 
 test: env  ## run the tests, JOBS=3 processes at a time
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(or $(JOBS),3) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(or $(JOBS),3) --dist worksteal
 
 kills: env  ## kill every stage 20 times at random moments and compare what it writes: about an hour
 	.venv/bin/python -m tests.soak.kills --jobs $(or $(JOBS),2)

@@ -60,28 +60,40 @@ def patches(student: Tensor, teacher: Tensor, hidden: Tensor) -> Tensor:
     return ibot.masked_patches(student, (teacher / 0.04).softmax(2), hidden, 0.1)
 
 
+def their_patches(student: Tensor, teacher: Tensor, hidden: Tensor) -> Tensor:
+    from lightly import loss as theirs
+
+    loss = theirs.IBOTPatchLoss(student.shape[2], 0.04, 0.1).double()
+    return loss(teacher[hidden], student[hidden], hidden[:, None])
+
+
+def their_moco(q: Tensor, k: Tensor, tau: float) -> Tensor:
+    from lightly import loss as theirs
+
+    loss = theirs.NTXentLoss(tau, memory_bank_size=(40, q.shape[1]))
+    loss.memory_bank.bank = keys(q.shape[1])
+    return loss(q, k)
+
+
+def their_swav(a: Tensor, b: Tensor, tau: float, queued: bool) -> Tensor:
+    from lightly import loss as theirs
+
+    every = views(a, b)
+    return theirs.SwaVLoss(tau)(every[:2], every[2:], earlier(a) if queued else None)[0]
+
+
+def their_dino(a: Tensor, b: Tensor, tau: float, centred: bool) -> Tensor:
+    from lightly import loss as theirs
+
+    loss = theirs.DINOLoss(a.shape[1], student_temp=tau).double()
+    loss.center += centred * keys(a.shape[1])[0]
+    return loss([view.detach() for view in views(a, b)[:2]], views(a, b), teacher_temp=0.04)
+
+
 def cases() -> dict[str, list[Pair]]:
     """For each loss, ours and lightly's at every knob."""
     from lightly import loss as theirs
     from lightly.loss.hypersphere_loss import HypersphereLoss
-
-    def their_patches(student: Tensor, teacher: Tensor, hidden: Tensor) -> Tensor:
-        loss = theirs.IBOTPatchLoss(student.shape[2], 0.04, 0.1).double()
-        return loss(teacher[hidden], student[hidden], hidden[:, None])
-
-    def their_moco(q: Tensor, k: Tensor, tau: float) -> Tensor:
-        loss = theirs.NTXentLoss(tau, memory_bank_size=(40, q.shape[1]))
-        loss.memory_bank.bank = keys(q.shape[1])
-        return loss(q, k)
-
-    def their_swav(a: Tensor, b: Tensor, tau: float, queued: bool) -> Tensor:
-        every = views(a, b)
-        return theirs.SwaVLoss(tau)(every[:2], every[2:], earlier(a) if queued else None)[0]
-
-    def their_dino(a: Tensor, b: Tensor, tau: float, centred: bool) -> Tensor:
-        loss = theirs.DINOLoss(a.shape[1], student_temp=tau).double()
-        loss.center += centred * keys(a.shape[1])[0]
-        return loss([view.detach() for view in views(a, b)[:2]], views(a, b), teacher_temp=0.04)
 
     spread = theirs.KoLeoLoss()
     cosine = theirs.NegativeCosineSimilarity()

@@ -1,22 +1,17 @@
-"""`stages/extract.py`, without a network."""
+"""The stage `extract` on shards that are not those of the index."""
 
 import pytest
 
-from selfsup.training import extraction as extract
-from tests.helpers import params
+from tests.stages.test_pretrain import stage, the_line, workspace
 
 
-@pytest.mark.parametrize(("count", "inside"), [(1, False), (2, False), (2, True)])
-def test_shards_are_verified_by_one_process(monkeypatch, count, inside):
-    """Hashing takes a pass over all bytes: the launcher does it for its workers, and a lone process for itself."""
-    done = []
-
-    monkeypatch.setattr(extract.launch, "processes", lambda: count)
-    monkeypatch.setattr(extract.launch, "inside", lambda: inside)
-    monkeypatch.setattr(extract.launch, "check_devices", lambda _: None)
-    monkeypatch.setattr(extract.launch, "relaunch", lambda _: True)
-    monkeypatch.setattr(extract.signals, "stop_on_sigterm", lambda: None)
-    monkeypatch.setattr(extract, "verify", lambda _, level: done.append(level))
-    monkeypatch.setattr(extract, "work", lambda *_, verified: done.append("size" if verified else "full"))
-    extract.extract(params())
-    assert done == (["size"] if inside else ["full"])
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_a_byte_that_flipped_in_a_shard_stops_the_stage_on_any_number_of_processes(count, hundred, tmp_path):
+    """The size is right: only a pass over all bytes finds it."""
+    folder = workspace(tmp_path, hundred)
+    shard = next((folder / "data/shards/test").glob("*.tar"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    line = the_line(stage(folder, "extract", NPROC=count))
+    assert str(shard.relative_to(folder)) in line
