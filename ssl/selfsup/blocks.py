@@ -31,7 +31,7 @@ class Shared(Strict):
     duplicates: Literal["warn", "drop", "fail"]  # samples whose decoded signals equal those of another split's sample
     group: str | GroupTable | None  # what must stay in one split: a regular expression on file names, or a table
     rare: Literal["keep", "drop", "fail"]  # classes with too few samples for a sample in every split
-    limit: PositiveInt | None  # use only so many training samples, a seeded stratified draw
+    limit: PositiveInt | None  # number of training samples to use, a seeded stratified draw
     on_error: Literal["fail", "skip"]  # an unreadable file: stop and name it, or list it and continue
     samples_per_shard: PositiveInt
     verify: Literal["full", "size"]  # check shards by SHA-256 or only by size and count before use

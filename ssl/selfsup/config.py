@@ -1,4 +1,4 @@
-"""Sections of `params.yaml` that admit no unknown keys, and what is said of a wrong one: always a single clear line."""
+"""Sections of `params.yaml` that admit no unknown keys; every mistake is reported in one line."""
 
 import difflib
 import reprlib
@@ -41,7 +41,7 @@ def choose(where: str, name: str, names: list[str]) -> str:
 
 
 def unknown(key: str, keys: Iterable[str]) -> str:
-    """What is said of a key that is none of `keys`, with the nearest of them."""
+    """The error on a key that is not in `keys`, with the nearest of them."""
     near = difflib.get_close_matches(key, list(keys), n=1)
     return "unknown parameter" + (f"; did you mean {near[0]}?" if near else "; remove it")
 

@@ -1,4 +1,4 @@
-"""The table of experiments, less every figure that is not of the experiment it stands in.
+"""The table of experiments, without figures that belong to another experiment.
 
     python -m selfsup.compare.table                 # or `make table`
     python -m selfsup.compare.table --all-commits   # arguments go to `dvc exp show`

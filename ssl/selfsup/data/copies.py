@@ -48,12 +48,12 @@ class Found:
 
 
 def find(images: Mapping[str, Images]) -> Found:
-    """The sets of equal images. Memory: about 100 bytes an image while it sorts, of which 16 are digests."""
+    """The sets of equal images. Memory: about 100 bytes per image while sorting, of which 16 are digests."""
     names = list(images)
     digests = np.concatenate([part.digests for part in images.values()])
     order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal images stay in the order of splits and places
     ordered = digests[order]
-    same = np.concatenate([[False], (ordered[1:] == ordered[:-1]).all(1)])  # as the one before
+    same = np.concatenate([[False], (ordered[1:] == ordered[:-1]).all(1)])  # equal to the previous image
     member = same | np.append(same[1:], False)
     order, start = order[member], np.flatnonzero(~same[member])
 

@@ -36,7 +36,7 @@ def open_images(
 
     Files of `mean_bytes` on average are decoded in as many threads as that is worth.
 
-    A cache on the disk lies in `folder`, written by the first process that wants it while the others wait. `auto` is
+    A cache on the disk is in `folder`. The first process writes it while the others wait. `auto` is
     disk when that is there already, or takes less than 20 GB and less than half of the free space, and can be written;
     else none. Raises `OSError` with the folder's name for `disk`.
     """
@@ -87,7 +87,7 @@ def _on_disk(folder: Path, shape: tuple[int, ...], decode: Decode, threads: int)
         except OSError as error:
             reason = f"{error.strerror or error} (data.cache: none does without it)"
             raise OSError(error.errno, reason, str(folder)) from error
-    # copy-on-write, as torch wants writable memory; all processes of the machine share the pages
+    # copy-on-write, as torch needs writable memory; all processes of the machine share the pages
     images = np.memmap(folder / "images.uint8", np.uint8, "c", shape=shape)
     return images, np.load(folder / "boxes.npy")
 

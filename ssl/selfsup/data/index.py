@@ -166,7 +166,7 @@ def _check_size(folder: Path, entry: File) -> None:
 
 
 def _check_table(folder: Path, shard: Shard, classes: int) -> None:
-    """Each sample has its place in the tar, after the one before, and a label of the index or none."""
+    """Check that each sample lies in the tar after the previous sample, and has a label of the index or none."""
     offset, size, label = (table := load_table(folder / shard.table.file)).values()
     fits = all(array.dtype == np.int64 and array.shape == (shard.samples,) for array in table.values())
     if fits:

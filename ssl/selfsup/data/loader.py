@@ -156,8 +156,8 @@ def ordered_batches(split: Split, batch_size: int, start: int = 0, stop: int | N
 
 
 def _ahead(split: Split, batches: Iterator[Tensor]) -> Iterator[Batch]:
-    """Gather each batch in a background thread while the one before it is used."""
-    # One thread for its operations, too: a second team of OpenMP's threads would slow every step of the first down.
+    """Gather each batch in a background thread while the previous batch is used."""
+    # Run torch single-threaded here: a second OpenMP pool would slow every training step.
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         first = next(batches, None)
         coming = None if first is None else pool.submit(split.gather, first)

@@ -1,4 +1,4 @@
-"""A great many file names in little memory."""
+"""Millions of file names in little memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 class Names(Sequence[str]):
     """File names as one block of bytes: a name takes its own length and 16 bytes, where a `str` takes 60 and more.
 
-    A slice or an array of numbers gives a part, which shares the block, but takes only its own names to a process.
+    A slice or an array of numbers returns a view on the same bytes; pickling copies only the selected names.
     """
 
     def __init__(self, names: Iterable[str]):

@@ -52,7 +52,7 @@ def plan(
     to leave out, per split of the source. A class that has fewer images (or groups) than there are splits to carve it
     into, or none in a split of the source, is rare: as `data.rare` says it keeps its images, in train where they would
     be carved, but no label; or it is dropped; or this fails. Raises `UserError` then, when fewer than two classes are
-    left, and when a split has no image; `remedy` says what helps.
+    left, and when a split has no image; `remedy` ends the message.
     """
     draft = _Draft(source, data, groups, without)
     count = len(source.splits["train"].names)
@@ -116,7 +116,7 @@ class _Draft:
         return np.any([self.counts(split) == 0 for split in self.numbers], axis=0)
 
     def too_few(self, splits: int) -> np.ndarray:
-        """Classes whose images in train cannot be in so many splits, or that another split lacks, bool [classes]."""
+        """Classes with fewer images in train than `splits`, or with none in another split, bool [classes]."""
         numbers = self.numbers["train"]
         groups = None if self.groups is None else self.groups["train"][numbers]
         can = places(self.labels["train"][numbers], groups, len(self.source.classes))

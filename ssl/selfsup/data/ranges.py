@@ -19,7 +19,7 @@ Span = tuple[float, float]  # low, high
 FEW_LEVELS = 32  # of 256; with fewer in use after the mapping, sharding warns
 POOR = 8  # levels; mapped files with fewer are counted
 _TAIL = 1e-4  # share of the pixels at either end that may be outliers
-_STRETCH = 4  # outliers are cut off where they make the range so many times as wide as that of all other pixels
+_STRETCH = 4  # outliers are cut off if they make the range this many times wider than that of all other pixels
 _FULL = (1.0, 255.0, 65535.0)  # the usual full scales of floats
 
 

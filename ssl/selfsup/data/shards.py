@@ -27,7 +27,7 @@ def write(data: ImageData, seed: int, folder: Path | str, processes: int | None 
     """Write the shards of `data` into `folder`, replacing what is there, and return their index.
 
     Everything is written beside the folder first and takes its place at the end, so that an error, a full disk or a
-    kill leaves what was there before. The bytes do not depend on the number of processes (None: one a core).
+    kill leaves what was there before. The bytes do not depend on the number of processes (None: one per core).
     Copies that are dropped, and classes that unreadable files make rare, are known only when all images were read: the
     splits are then made again without these files, and written again, until nothing is left to leave out: with
     `data.limit`, images that were not read before take the places. Raises `UserError`.

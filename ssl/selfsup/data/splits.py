@@ -44,8 +44,8 @@ def places(labels: np.ndarray, groups: np.ndarray | None, classes: int) -> np.nd
 def held_out_groups(labels: np.ndarray, keys: np.ndarray, share: float, groups: np.ndarray, spare: int) -> np.ndarray:
     """Bool [N]: whole groups that hold out about the `share` of each class, at least one group of a class.
 
-    Labels and groups are int64 [N]. Groups are looked at in a random order, and one is held out when this brings the
-    classes nearer to their shares, where the distance is the sum over classes of |held - wanted| / wanted. Then each
+    Labels and groups are int64 [N]. Groups are considered in a random order, and a group is held out when this moves
+    the classes nearer to their shares. The distance is the sum over classes of |held - wanted| / wanted. Then each
     class that has nothing held out gets the group that does least harm. Every class keeps at least `spare` groups that
     are not held out, so a class of fewer than `spare` + 1 groups has none held out. Groups without a labelled sample
     are held out only when no sample has a label.

@@ -87,8 +87,8 @@ def run(
 
 
 def _run(jobs: list[Job], read: Callable[[Any], bytes], processes: int, survey: Survey, wide: Survey) -> list[Written]:
-    """The results in the order of the jobs, with a bar of samples done. What was met in shards that were written is
-    added to `survey`, in those that were not to `wide`.
+    """Return the results in the order of the jobs and show a progress bar. Findings in shards that were written are
+    added to `survey`, those in other shards to `wide`.
     """
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Event()
@@ -186,7 +186,7 @@ def _write(job: Job, path: Path) -> Written:
 
 
 def _image(ref: Any, name: str, longest: int | None, span: Span | None, survey: Survey) -> tuple[bytes, str]:
-    """The bytes to store and their extension. What a file holds is counted here where it is decoded here."""
+    """The bytes to store and their extension. A file that is decoded here is counted in `survey`."""
     try:
         data = _Worker.read(ref)
     except OSError as error:

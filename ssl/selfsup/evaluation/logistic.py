@@ -53,7 +53,7 @@ class Classifier:
 
 
 def fits(features: np.ndarray, labels: np.ndarray, cs: Sequence[float]) -> Iterator[Classifier]:
-    """A classifier for each C, ascending, each starting from the one before.
+    """A classifier for each C, ascending, each starting from the previous one.
 
     `features` is standardised [N D], `labels` int [N] with at least two classes. C is scikit-learn's inverse
     regularisation: the minimum of |W|^2 / 2 + C (sum of cross entropies) is sought.

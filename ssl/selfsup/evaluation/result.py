@@ -76,7 +76,9 @@ class Metric:
     """The units that two representations are paired by, [test images] or [draws, test images]. Their mean is `value`.
     None: differences of this metric have no spread, so that no representation is ever said to be ahead."""
     balanced: Estimate | None = None  # the same with equal weight for each class; the outcomes are of labelled images
-    answers: int | None = None  # an outcome says whether the class is among so many answers; None: it says other things
+    answers: int | None = (
+        None  # an outcome is whether the class is among this many answers; None: outcomes are something else
+    )
     curve: Curve | None = None
 
     @property

@@ -83,7 +83,7 @@ class Clusters(MultiCrop):
         if progress.epoch == 0:
             self.projector.eval()
             z = self.projector(sweep())
-            self.bank.copy_(unit(z - z.mean(0)))  # what an untrained network maps all images to tells nothing
+            self.bank.copy_(unit(z - z.mean(0)))  # an untrained network maps all images to nearly the same vector
             self.projector.train()
         for head in range(self.params.heads):
             self.labels[head] = self.assign(self.bank[head % 2], head, progress.epoch)

@@ -13,8 +13,8 @@ class Momentum(Siamese):
     """The query encoder learns by gradient; the key encoder, which makes the targets, is its slowly moving average.
 
     He et al. 2020, arXiv:1911.05722, equation 2. `momentum` is m at the first step and after the last. Queries and
-    keys are forwards of their own, so that each view has its own batch norm statistics: `embed` gives them as `q` and
-    `k`, [B D]. The query encoder is the one that is exported and probed, as in the papers.
+    keys take separate forward passes, so that each view has its own batch norm statistics. `embed` returns them as `q`
+    and `k`, [B D]. The query encoder is exported and probed, as in the papers.
     """
 
     def __init__(self, facts: Facts, projector: HeadParams, momentum: Pair, norm_output: bool = False):

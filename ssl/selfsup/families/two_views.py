@@ -15,8 +15,8 @@ from selfsup.views.image.recipe import two_views
 class Siamese(Task):
     """z = g(f(view)) for two views; a method adds the loss. `embed` gives them as `a` and `b`, [B D].
 
-    Both views go through the networks together, so that batch norm's statistics are of all 2N views, as SimCLR and the
-    methods after it have them. A method with statistics for each view gives an `embed` of its own, with `projected`.
+    Both views go through the networks together, so that batch norm's statistics are of all 2N views, as in SimCLR and
+    later methods. A method with separate statistics for each view overrides `embed` and uses `projected`.
     """
 
     def __init__(self, facts: Facts, projector: HeadParams, norm_output: bool = False):
@@ -39,5 +39,5 @@ class Siamese(Task):
 
 
 def places(features: Mapping[str, Tensor], prefix: int) -> Tensor:  # -> [B L C]
-    """The feature map, or a transformer's tokens less the `prefix` that stand for no place."""
+    """The places of the feature map, or a transformer's tokens without the first `prefix`, which are no patches."""
     return features["map"].flatten(2).mT if "map" in features else features["tokens"][:, prefix:]

@@ -43,8 +43,8 @@ def write_features(encoder: nn.Module, split: Split, device: torch.device, size:
 
 
 def _shared_file(path: Path, rows: int, width: int) -> tuple[BinaryIO, int]:
-    """One `.npy` file that all processes write their own rows of, and where these start; the first lays it out."""
-    if rank() == 0:  # it alone: `replaced` may be clearing the place
+    """One `.npy` file to which every process writes its rows, and the offset of the rows. Rank 0 creates the file."""
+    if rank() == 0:  # rank 0 only: `replaced` may still be clearing the folder
         path.parent.mkdir(parents=True, exist_ok=True)
         np.lib.format.open_memmap(path, "w+", np.float32, (rows, width)).flush()
     if world() > 1:
@@ -53,7 +53,7 @@ def _shared_file(path: Path, rows: int, width: int) -> tuple[BinaryIO, int]:
 
 
 def _put(file: BinaryIO, place: int, rows: np.ndarray) -> None:
-    """Written, not mapped: a full disk is then an error, and no killing signal, and memory does not hold the file."""
+    """Write `rows` at `place`; unlike with a memory map, a full disk raises OSError instead of SIGBUS."""
     try:
         file.seek(place)
         file.write(np.ascontiguousarray(rows).data)
@@ -67,7 +67,7 @@ def write_feature_set(
 ) -> dict[str, Any]:
     """Features of all splits and their `meta.json` in `folder`.
 
-    Returns what the meta file says, timings and, in the process that writes, the features' `digest`.
+    Returns the contents of the meta file, timings and, on rank 0, the features' `digest`.
     """
     start = time.monotonic()
     with replaced(folder) if rank() == 0 else nullcontext(beside(folder)) as new:

@@ -67,7 +67,7 @@ def contrast(q: Tensor, k: Tensor, queue: Tensor, tau: float) -> Tensor:  # [M D
 @torch.no_grad()
 @full_precision
 def match(query: Tensor, key: Tensor) -> Tensor:  # [B L C], [B L C] -> int64 [B L]
-    """For every place of the query that of the key whose features have the largest cosine with it."""
+    """The place of the key whose features are most similar (cosine) to each place of the query."""
     return (unit(query) @ unit(key).mT).argmax(2)
 
 

@@ -50,7 +50,9 @@ ABOUT = About(
 class Params(MethodParams):
     form: Literal["softmax", "triplet"]
     examples: Annotated[int, Field(ge=2)]  # views of an image in a batch
-    projector: HeadParams  # whose last layer is the classifier of images, or the triplets' embedding, of width `out`
+    projector: (
+        HeadParams  # triplet: `out` is the embedding width; softmax: the last layer classifies images, `out` is unused
+    )
 
 
 @full_precision

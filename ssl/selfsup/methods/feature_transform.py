@@ -74,7 +74,7 @@ def extrapolate(q: Tensor, k: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def interpolate(queue: Tensor, other: Tensor, lam: Tensor) -> Tensor:
-    """Each key mixed with that of the row `other`. [K D], int64 [K], [K 1] -> [K D]"""
+    """Mix each key with the key in row `other`. [K D], int64 [K], [K 1] -> [K D]"""
     return lam * queue + (1 - lam) * queue[other]
 
 

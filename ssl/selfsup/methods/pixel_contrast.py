@@ -48,7 +48,7 @@ ABOUT = About(
 
 
 class Params(MethodParams):
-    threshold: PositiveFloat  # T: positives are nearer than so many diagonals of a place
+    threshold: PositiveFloat  # T: positives: centres closer than this many cell diagonals
     sharpness: NonNegativeFloat  # gamma, of the similarities that weigh the propagation
     momentum: PairOfProbabilities  # of the key encoder, at the first step and after the last
     projector: HeadParams  # of each place

@@ -39,7 +39,7 @@ ABOUT = About(
     couples_batch=False,
 )
 
-ROUNDS = 20  # of Sinkhorn-Knopp, once an epoch
+ROUNDS = 20  # of Sinkhorn-Knopp, once per epoch
 
 
 class Params(ClustersParams):

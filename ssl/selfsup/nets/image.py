@@ -13,7 +13,7 @@ from selfsup.errors import UserError
 from selfsup.nn.positions import sincos_positions
 from selfsup.params import BackboneParams
 
-LOADING = (  # what makes timm's constructors load weights, from a hub or a file, or says which
+LOADING = (  # options with which timm's constructors load weights, from a hub or a file
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn"),
     *("pretrained_model_args", "checkpoint_path", "cache_dir", "weights", "state_dict"),
 )
@@ -36,7 +36,7 @@ class _Residual(nn.Module):
 class ResNet9(nn.Module):
     """The nine-layer residual network of the DAWNBench races, for images of 24 to 96 px (Page 2018), without its head.
 
-    Eight convolutions here; the ninth layer is the classifier of whoever uses it. Features: 8 `width` channels.
+    Eight convolutions; the ninth layer of the original is the classifier. Features: 8 `width` channels.
     """
 
     def __init__(self, width: int = 64):

@@ -1,13 +1,14 @@
 """Losses that hold each view against one positive and many negatives: one similarity matrix, different weightings.
 
-With s the positive's cosine / tau, s_k those of the n negatives, and each view once the anchor, all are means of
--s + log(e^s + n g), the methods differing in g, what a negative weighs beside the positive:
+s is the positive's cosine / tau, and s_k are those of the n negatives. Each view is the anchor once. All losses are
+means of -s + log(e^s + n g) over the anchors. The methods differ in g, the weight of a negative beside the positive:
 
     InfoNCE (NT-Xent)   g = mean of e^s_k
-    ring                the same, over the negatives of middling similarity only; all of them: InfoNCE
+    ring                the same over negatives of medium similarity only; over all negatives: InfoNCE
     debiased            g = (mean of e^s_k - tau_plus e^s) / (1 - tau_plus), at least e^(-1/tau); tau_plus 0: InfoNCE
     hard negatives      debiased with the mean weighted by e^(beta s_k); beta 0: debiased
-    decoupled (DCL)     not of that form: InfoNCE without the e^s, less by the mean of -log(1 - p), p being e^s's share
+    decoupled (DCL)     not of this form: e^s is dropped from InfoNCE's denominator, which is InfoNCE minus the mean of
+                        -log(1 - p), p the softmax probability of the positive
 """
 
 import math
@@ -50,9 +51,9 @@ def similarities(a: Tensor, b: Tensor, tau: float, anchors: Tensor | None = None
 
 
 def over_anchors(loss: Callable[..., Tensor], a: Tensor, b: Tensor, tau: float, *own: Tensor) -> Tensor:
-    """`loss`, a mean over anchors, of all `similarities` and of what else is each anchor's `own` [2N].
+    """Evaluate `loss`, a mean over anchors, on all `similarities`; `own` are further tensors [2N], one row per anchor.
 
-    Memory is that of `BLOCK` anchors: more are taken in turns, and each turn again in the backward pass.
+    Memory is that of `BLOCK` anchors: more anchors are computed block by block, and again in the backward pass.
     """
     if not large(a):
         return loss(*similarities(a, b, tau), *own)

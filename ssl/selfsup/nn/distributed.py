@@ -1,9 +1,9 @@
 """The collectives that make the batch global, with their true gradients.
 
-Every rank differentiates its own loss and `DistributedDataParallel` averages: what is minimised is the mean over ranks
-of their losses. A backward pass therefore sums what all ranks say about a shared tensor, and the average is exactly
-the gradient of one process that holds the whole batch, whether each rank computes the loss of the gathered batch or
-only that of its own rows.
+Every rank differentiates its own loss and `DistributedDataParallel` averages the gradients: the mean of the ranks'
+losses is minimised. A backward pass through a collective therefore sums the gradients of all ranks. After averaging,
+the gradient is exactly that of one process with the whole batch, whether each rank computes the loss of the gathered
+batch or only of its rows.
 """
 
 import torch
@@ -52,7 +52,7 @@ class _Sum(torch.autograd.Function):
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows of all ranks in rank order, that of the global batch, with gradient. [n ...] -> [n * world ...]"""
+    """Rows of all ranks in rank order, the order of the global batch, with gradient. [n ...] -> [n * world ...]"""
     return x if world() == 1 else _Gather.apply(x)
 
 

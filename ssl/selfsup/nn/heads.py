@@ -25,8 +25,8 @@ def mlp(
 ) -> nn.Sequential:
     """`params.layers` linear layers, `norm` and `activation` between them: [N width] -> [N out]; 0 layers: identity.
 
-    A linear layer before a batch norm has no bias, which the norm would take away. `norm_output`: a batch norm on the
-    output too, without activation and without scale and shift of its own.
+    A linear layer before a batch norm has no bias, which the norm would remove. `norm_output` adds a batch norm on the
+    output, without activation, scale and shift.
     """
     widths = [width, *[params.hidden] * (params.layers - 1), params.out] if params.layers else [width]
     layers: list[nn.Module] = []

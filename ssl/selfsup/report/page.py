@@ -108,7 +108,7 @@ def judged(scores: Sequence[Scores], names: dict[str, str], classes: Sequence[st
 
 
 def training_run(params: Params) -> dict[str, Any]:
-    """What the metrics files say of the training; {}: it had other weights. Raises `UserError`: other parameters."""
+    """The training's figures from the metrics files; {}: of other weights. Raises `UserError`: of other parameters."""
     run = _json("metrics/pretrain.json")
     if not digests.same_training(params, params.method, run):
         raise UserError("metrics/pretrain.json: of a training with other parameters than params.yaml; run `dvc repro`")
@@ -120,14 +120,14 @@ def training_run(params: Params) -> dict[str, Any]:
 def unlabelled_headline(
     scores: Sequence[Scores], free: dict[str, dict[str, float]], names: dict[str, str]
 ) -> list[str]:
-    """What can be said without labels."""
+    """The headline without labels."""
     why = next((one.why_not for one in scores if one.why_not), "no protocol was run")
     ranks = "; ".join(f"{names[row]} {value['rankme']:.1f} of {value['width']:.0f}" for row, value in free.items())
     return [f"No accuracy to report: {why}.", f"Effective rank of the features: {ranks}."]
 
 
 def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the metrics files say of the run, for people."""
+    """The figures of the run from the metrics files, as names and texts for readers."""
     kinds: dict[str, tuple[str, Callable[[Any], str]]] = {
         "method": ("method", str),
         "backbone": ("backbone", str),
@@ -186,7 +186,7 @@ def without_passwords(path: Path) -> str:
 
 
 def commit() -> str | None:
-    """The commit that the code stands at, saying when tracked files differ from it; None outside git."""
+    """The commit of the code, marked when tracked files differ from it; None outside git."""
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         # dvc.lock is written by the very run that is reported.

@@ -36,7 +36,7 @@ def padded(images: Tensor, size: int) -> Tensor:
 
 @torch.no_grad()
 def views_sheet(task: Task, split: Split, size: int, seed: int) -> bytes:
-    """A PNG with a column an image: the image itself on top, below it the views that `task` makes of it in epoch 0."""
+    """A PNG with one column per image: the image on top, below it the views that `task` makes of it in epoch 0."""
     ids = torch.linspace(0, split.samples - 1, min(IMAGES, split.samples)).long()  # shards are sorted by class
     batch = split.gather(ids)
     rows = [centre_view(batch, size)]

@@ -116,7 +116,7 @@ class Store:
         del record.files[0]
 
     def begin(self, record: Record) -> None:
-        """Create the run, or continue the one that has its key. A run that had already finished is sealed."""
+        """Create the run, or continue the run that has its key. A run that had already finished is sealed."""
         opening = record.opening
         experiment = self.experiment(opening["experiment"])
         own = {

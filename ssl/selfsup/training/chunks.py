@@ -98,7 +98,7 @@ def _still(task: Task) -> Iterator[None]:
 
 
 def _joined(outputs: Sequence[Output]) -> Output:
-    """What a step says of itself, from what its chunks say."""
+    """The output of a step, joined from those of its chunks."""
     if outputs[0].carry:
         raise NotImplementedError("a method that carries tensors of the whole batch gives `embed` and `loss`")
 

@@ -62,4 +62,4 @@ def work(params: Params, count: int, verified: bool) -> None:
             write_json(Path("metrics/extract.json"), metrics | {"features": meta["digest"], "test": found})
             write_json(Path("metrics/times/extract.json"), {"images_per_second": meta["images_per_second"]})
             run.metrics(found, 0)
-            print(f"features: {meta['width']} numbers an image, {meta['images_per_second']:.0f} images/s")
+            print(f"features: {meta['width']} numbers per image, {meta['images_per_second']:.0f} images/s")

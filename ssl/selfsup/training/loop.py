@@ -255,7 +255,7 @@ class _Run:
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """Its rows in so many equal chunks."""
+    """The rows of a batch in `parts` equal chunks."""
     if parts == 1:
         return [batch]
     chunks = {name: x.chunk(parts) for name, x in batch.items()}

@@ -59,7 +59,7 @@ def resume_folder(root: Path, stage: str, params: Params, method: str, architect
 
 @contextmanager
 def owned(folder: Path, role: str = "run") -> Iterator[None]:
-    """Hold the folder's lock of that role, which ends with the process; wait, and say so, while another has it."""
+    """Hold the folder's lock of that role, which ends with the process; log and wait while another process has it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = resume.lock(folder, role)
     try:
@@ -109,7 +109,7 @@ def finished(folder: Path) -> None:
 
 
 def summary(task: Task, result: Result, method: str, architecture: str, params: Params, images: str) -> dict:
-    """What `metrics/*.json` says of a training run on shards with the checksum `images`: equal for equal weights.
+    """The contents of `metrics/*.json` for a training on shards with the checksum `images`: equal for equal weights.
 
     `computed_from` tells by digests which images and parameters decided the weights.
     """
@@ -134,7 +134,7 @@ def summary(task: Task, result: Result, method: str, architecture: str, params: 
 
 
 def times(result: Result) -> dict:
-    """What `metrics/times/*.json` says of a training run: what differs between two runs with the same weights."""
+    """The contents of `metrics/times/*.json`: figures that differ between two runs with the same weights."""
     return {
         "seconds": round(result.seconds, 1),
         "images_per_second": round(result.images_per_second, 1),

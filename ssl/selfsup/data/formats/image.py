@@ -67,7 +67,7 @@ def load(
 ) -> Image.Image:
     """Decode an image file to mode RGB, shrunk with antialiasing until no side exceeds `longest` pixels.
 
-    Numbers that 8 bits do not hold are mapped from the range `span`. What the file holds is counted in `survey`.
+    Numbers of more than 8 bits are mapped from the range `span`. The file's values are counted in `survey`.
     Raises `Unreadable`, and `NoRange` where a range is needed and `span` is None.
     """
     try:
@@ -262,7 +262,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _shrink(image: Image.Image, longest: int | None) -> None:
-    """In place. In two steps when it is by far, as Pillow's fast reduction is inexact beyond some 100 times."""
+    """Shrink in place; large reductions take two steps, as Pillow's fast reduction is inaccurate beyond about 100x."""
     for side in (64 * longest, longest) if longest else ():
         if max(image.size) > side:
             image.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)

@@ -1,4 +1,4 @@
-"""One file per source: a function that lists the samples and says how one file is read."""
+"""One file per source: a function that lists the samples and gives a function that reads one."""
 
 from pathlib import Path
 

@@ -72,7 +72,7 @@ def _class_of(name: str, folder: str) -> str:
 
 
 def _split_folders(root: Path) -> tuple[dict[str, str], list[str]]:
-    """The splits that the root's folders name -> folder, none when these are classes; and what to say of the others."""
+    """Split -> folder, empty when the root's folders are classes; and sentences on the other folders."""
     names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     folders: dict[str, str] = {}
     for name in names:
@@ -118,7 +118,7 @@ class Walk:
         return self.known is None or PurePosixPath(path).suffix.lower() in self.known
 
     def lost(self, root: Path) -> list[str]:
-        """Folders below `root` that end up without images of their own, as sentences without their full stop."""
+        """Sentences, without full stop, on folders below `root` in which no image was found."""
         said = []
         for folder in self.empty[:3]:
             inner = Walk(self.known)
@@ -135,8 +135,8 @@ class Walk:
 def files_below(folder: str, prefix: str, walk: Walk) -> Generator[str, None, bool | None]:
     """`prefix` and path of the files below a folder in the order of their whole paths, without holding them all.
 
-    Links are followed, but no folder is visited twice, so that circular links end. What is hidden is left out. The
-    generator's value says whether one of the files is an image, None for a folder that was visited before.
+    Links are followed, but no folder is visited twice, so that circular links end. Hidden files are left out. The
+    generator returns whether one of the files is an image, None for a folder that was visited before.
     """
     info = Path(folder).stat()
     if (first := walk.visited.get((info.st_dev, info.st_ino))) is not None:

@@ -44,7 +44,7 @@ class Setting:
 def settings(labels: np.ndarray, params: Params) -> tuple[list[Setting], list[str]]:
     """The settings that `labels` int64 [N] of the training split can serve.
 
-    And a line on each that it cannot, on each whose number of labels is not what its name says, and on each that takes
+    And a line on each that it cannot, on each whose number of labels differs from its name, and on each that takes
     the labels of another.
     """
     available = np.bincount(labels)  # [classes]
