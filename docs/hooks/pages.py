@@ -146,7 +146,7 @@ def knobs(name: str) -> str:
 
 
 RESULTS = {"digits": "Digits, 16 px", "fashion-mnist-10k": "Fashion-MNIST-10k, 28 px"}
-COLUMNS = ["kNN", "linear", "1 label a class", "1 % of labels", "10 % of labels", "kNN over random weights"]
+COLUMNS = ["kNN", "linear", "1 label per class", "1 % of labels", "10 % of labels", "kNN over random weights"]
 
 
 def figures(name: str) -> list[str]:
@@ -159,7 +159,7 @@ def figures(name: str) -> list[str]:
         backbone = rows[name]["backbone"]
         shown = {f"**{about.title}**": name, "random weights": f"random, {backbone}", "raw pixels": "pixels"}
         shown |= {} if name == "supervised" else {"supervised": f"supervised, {backbone}"}
-        head = ["", *(column.replace(" a class", " per class") for column in COLUMNS)]
+        head = ["", *COLUMNS]
         lines = [[label, *(rows[row][column] for column in COLUMNS)] for label, row in shown.items()]
         parts += [f"{heading}: test accuracy in %.", markdown(head, lines).replace(" ± ", "&nbsp;±&nbsp;")]
     if not parts:

@@ -13,7 +13,7 @@ from selfsup.errors import ROOT, UserError, one_line_errors
 BEGIN, END = "<!-- make tables writes this table -->", "<!-- end of the table -->"
 FIGURES = {  # heading: result file in benchmarks/results, its column
     "digits, kNN": ("digits", "kNN"),
-    "digits, 1 label per class": ("digits", "1 label a class"),
+    "digits, 1 label per class": ("digits", "1 label per class"),
     "Fashion-MNIST, kNN": ("fashion-mnist-10k", "kNN"),
 }
 BASELINES = {  # row of the result files: the name in the table
