@@ -63,6 +63,7 @@ lint: env  ## check style and types
 lint-docker: env  ## check the Dockerfile
 	$(UV) tool run --quiet --from $(HADOLINT) hadolint Dockerfile
 
+docs: export TQDM_DISABLE := 1
 docs: env  ## build the documentation in site/; a warning or a broken link is an error
 	.venv/bin/mkdocs build --quiet --strict
 

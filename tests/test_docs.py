@@ -89,6 +89,47 @@ def test_links_of_pages_outside_the_site_lead_somewhere(path):
     assert not [link for link in links if not (path.parent / link).exists()]
 
 
+def unknown(text: str, values: dict) -> list[str]:
+    """The parameters that a page names, by `-S a.b=...` or as `a.b`, and that `params.yaml` does not have."""
+    named = re.findall(r"-S ['\"]?([a-z_.]+)=", text)
+    named += [
+        name for name in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)(?:[:=][^`]*)?`", text) if name.split(".")[0] in values
+    ]
+    lost = []
+    for name in named:
+        section = values
+        for key in name.split("."):
+            if not isinstance(section, dict) or key not in section:
+                lost.append(name)
+                break
+            section = section[key]
+    return lost
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.stem
+)
+def test_parameters_that_pages_name_exist(path):
+    assert unknown(path.read_text(), YAML(typ="safe", pure=True).load(ROOT / "params.yaml")) == []
+
+
+def test_parameters_that_do_not_exist_are_found():
+    values = {"data": {"image": {"path": None}}, "method": "a"}
+    text = "`data.path: x`, `data.image.path`, `files.py`, `-S 'data.name=1'`, -S method=b, `data.image`"
+    assert unknown(text, values) == ["data.name", "data.path"]
+
+
+def test_the_design_names_every_room():
+    package = ROOT / "ssl" / "selfsup"
+    rooms = {
+        path.parent.relative_to(package).parts[0] + "/" for path in package.rglob("*.py") if path.parent != package
+    }
+    text = (ROOT / "docs" / "design.md").read_text()
+    assert {room for room in rooms if f"`{room}`" not in text} == set()
+    files = re.findall(r"`(\w+\.py)`", text)
+    assert files and not [name for name in files if not (package / name).exists()]
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """The strict build, without pictures, which take the time of an import of torch and of the shards."""

@@ -6,7 +6,6 @@ The modules are imported once: restart `make docs-serve` after you have changed 
 import functools
 import importlib
 import inspect
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from ruamel.yaml import YAML
 
 from selfsup.report.methods_table import markdown, measured
 
-os.environ.setdefault("TQDM_DISABLE", "1")
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECTION = "The methods"
 HERE = "here:"  # a comment in a method's block that begins with it replaces the shared meaning
