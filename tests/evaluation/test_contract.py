@@ -153,9 +153,12 @@ def test_a_protocol_without_labels_runs_on_any_data(folder, data, request, toy, 
     assert not Path("evaluations/nearest/confusion.csv").exists()
 
 
-def test_percentages_of_which_more_is_better_leave_no_note_of_their_unit(folder, hundred):
-    name = protocols.names()[0]
-    assert "units" not in evaluate(name, workspace.make(folder, hundred, **workspace.quick()))
+@pytest.mark.parametrize("name", protocols.names())
+def test_units_are_noted_of_what_is_not_a_percentage_of_which_more_is_better(folder, hundred, name):
+    written = evaluate(name, workspace.make(folder, hundred, **workspace.quick()))
+    metrics = read_folder(Path(f"evaluations/{name}")).results["method"].metrics
+    noted = [key for key, one in metrics.items() if (one.unit, one.higher_is_better) != ("percent", True)]
+    assert list(written.get("units", {})) == noted
 
 
 def test_a_note_that_not_all_rows_have_names_those_that_do(folder, hundred, found_in):
