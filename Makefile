@@ -65,7 +65,7 @@ lint-docker: env  ## check the Dockerfile
 
 docs: export TQDM_DISABLE := 1
 docs: env  ## build the documentation in site/; a warning or a broken link is an error
-	.venv/bin/mkdocs build --quiet --strict
+	.venv/bin/mkdocs build --strict
 
 docs-serve: PORT := 8000
 docs-serve: env  ## show the documentation at 127.0.0.1:PORT (8000) and rebuild it after every edit

@@ -2,6 +2,8 @@
 
 import importlib.util
 import re
+import subprocess
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -26,16 +28,14 @@ def hook():
 
 
 def unexplained(node: dict, lines: list[str], shared: Collection[str], where: str = "") -> list[str]:
-    """Values of `params.yaml` that have no comment on their own line nor on that of a section they are in.
-
-    A knob of a method may be explained once for all methods, above them.
-    """
+    """Values of `params.yaml` that have no comment on their line; a knob may be explained once for all methods."""
     bare = []
     for key, value in node.items():
-        if "#" in lines[node.lc.key(key)[0]] or (where.startswith("methods.") and key in shared):
-            continue
-        place = f"{where}{key}"
-        bare += unexplained(value, lines, shared, f"{place}.") if isinstance(value, dict) else [place]
+        line, place = node.lc.key(key)[0], f"{where}{key}"
+        if isinstance(value, dict) and value.lc.key(next(iter(value)))[0] > line:  # a section
+            bare += unexplained(value, lines, shared, f"{place}.")
+        elif "#" not in lines[line] and not (where.startswith("methods.") and key in shared):
+            bare.append(place)
     return bare
 
 
@@ -45,7 +45,7 @@ def test_every_value_is_explained():
 
 
 def test_unexplained_values_are_found():
-    text = "a: 1  # why\nb:\n  c: 2\n  d: 3  # why\n  f: 5\ne:  # why\n  f: 4\nmethods:\n  m:\n    f: 1\n    g: 2\n"
+    text = "a: 1  # why\nb:  # why\n  c: 2\n  d: {e: 3}  # why\n  f: {g: 4}\nmethods:\n  m:\n    f: 1\n    g: 2\n"
     assert unexplained(YAML().load(text), text.splitlines(), ["f"]) == ["b.c", "b.f", "methods.m.g"]
 
 
@@ -196,6 +196,16 @@ def test_the_tutorial_runs_as_it_stands(tmp_path, monkeypatch):
 def test_a_broken_link_ends_the_build(tmp_path, page):
     with pytest.raises(Abort):
         build(load_config(str(copy(tmp_path, page))))
+
+
+def test_make_docs_fails_for_a_broken_link(tmp_path):
+    """With the flags of the Makefile, some of which hide warnings from mkdocs itself."""
+    (flags,) = re.findall(r"mkdocs build (.*)", (ROOT / "Makefile").read_text())
+    command = [sys.executable, "-m", "mkdocs", "build", *flags.split(), "--config-file"]
+    path = copy(tmp_path, "# A\n[b](b.md)\n")
+    assert subprocess.run([*command, str(path)], capture_output=True).returncode == 1
+    (tmp_path / "docs" / "index.md").write_text("# A\n")
+    assert subprocess.run([*command, str(path)], capture_output=True).returncode == 0
 
 
 def test_a_page_that_no_menu_lists_ends_the_build(tmp_path):
