@@ -82,7 +82,7 @@ def test_a_wrong_section_fails_before_any_work(tmp_path, block, line):
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {line}") and done.stderr.count("\n") == 1
-    assert not (tmp_path / "data/checked.txt").exists()
+    assert not (tmp_path / "data/needs").exists()
 
 
 def test_features_of_other_images_are_one_line(tmp_path, hundred):

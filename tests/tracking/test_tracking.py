@@ -147,7 +147,7 @@ def store(tmp_path_factory):
 def test_values_are_flat_and_cut(store):
     params = store.run("simclr").data.params
     assert params["seed"] == "0"
-    assert params["data.image.path"] == "null"
+    assert params["data.path"] == "null"
     assert params["data.sizes"] == "[1, 2]"
     assert float(params["lr"]) == 1e-4
     assert params["a_b"] == "true"
