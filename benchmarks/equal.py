@@ -7,8 +7,8 @@
 `run` executes `dvc repro` and then the pretraining of each method in FOLDER, and puts its params.yaml back. It writes
 the figures of the metrics files without times, the curves, and SHA-256 digests of the tensors of the weights and of the
 features. `compare` prints one line per difference and exits with 1 if there is any. `--methods` chooses some methods.
-`--no-demo` leaves out the demo; the clone must then have shards. Nothing of `selfsup` is imported, so that the script of
-one version also runs in clones of others.
+`--no-demo` leaves out the demo; the clone must then have shards. Nothing of `selfsup` is imported, so that one script
+runs in clones of all versions.
 """
 
 import argparse

@@ -18,6 +18,7 @@ from typing import Any
 from selfsup import methods
 from selfsup.config import choose, parse, read_yaml
 from selfsup.errors import UserError, one_line_errors
+from selfsup.evaluation import protocols
 from selfsup.params import Params, load
 
 FOLDER = "setups"
@@ -52,8 +53,9 @@ def base_of(root: Path) -> dict[str, Any]:
 
 
 def check(values: Any, overlay: Any, file: str) -> None:
-    """Raise `UserError`, which names `file`, unless `values` are valid with the blocks of methods in `overlay`."""
+    """Raise `UserError`, which names `file`, unless `values` and the blocks of methods in `overlay` are valid."""
     params = parse(Params, values, file=file)
+    protocols.blocks(params.evaluation, file)
     for name in {params.method, *overlay.get("methods", {})}:
         model, _ = methods.find(name)
         parse(model, params.methods[name], f"methods.{name}", file)

@@ -68,7 +68,7 @@ def find(name: str) -> Protocol:
     return Protocol(name, module.TITLE, frozenset(module.NEEDS), module.Params, module.run)
 
 
-def blocks(evaluation: Evaluation) -> dict[str, tuple[Protocol, Any]]:
+def blocks(evaluation: Evaluation, file: str = "params.yaml") -> dict[str, tuple[Protocol, Any]]:
     """Every protocol that has a block in `evaluation`, with the block as the protocol's own `Params`.
 
     Those that `evaluation.protocols` lists come first, in its order. Raises `UserError`: a name without a file, a
@@ -80,17 +80,17 @@ def blocks(evaluation: Evaluation) -> dict[str, tuple[Protocol, Any]]:
             for name in named:
                 choose(where, name, names())
     except ValueError as error:
-        raise UserError(f"params.yaml: {error}") from None
+        raise UserError(f"{file}: {error}") from None
     found: dict[str, tuple[Protocol, Any]] = {}
     for name in dict.fromkeys([*evaluation.protocols, *written]):
         if name not in written:
-            raise UserError(f"params.yaml: evaluation.{name}: missing block; add it")
+            raise UserError(f"{file}: evaluation.{name}: missing block; add it")
         protocol = find(name)
         for other, _ in found.values():
             if other.title == protocol.title:
                 files = " and ".join(f"evaluation/protocols/{each.name}.py" for each in (other, protocol))
                 raise UserError(f"{files}: have the same TITLE, {protocol.title!r}; change one of them")
-        found[name] = protocol, parse(protocol.params, written[name], prefix=f"evaluation.{name}")
+        found[name] = protocol, parse(protocol.params, written[name], prefix=f"evaluation.{name}", file=file)
     return found
 
 
