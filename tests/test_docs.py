@@ -12,10 +12,12 @@ import pytest
 import torch
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
-from mkdocs.exceptions import Abort
+from mkdocs.exceptions import Abort, PluginError
 from ruamel.yaml import YAML
 
+from selfsup.config import parse
 from selfsup.features.store import Splits
+from selfsup.params import Params
 from tests.helpers import METHODS, ROOT
 
 
@@ -214,3 +216,10 @@ def test_a_page_that_no_menu_lists_ends_the_build(tmp_path):
     (tmp_path / "docs" / "lost.md").write_text("# Lost\n")
     with pytest.raises(Abort):
         build(load_config(str(path)))
+
+
+def test_a_mistake_in_the_parameters_ends_the_build_in_one_line(monkeypatch):
+    pages = hook()
+    monkeypatch.setattr(pages, "load", lambda path: parse(Params, {}, file=path.name))
+    with pytest.raises(PluginError, match=r"^params\.yaml: [^\n]*missing parameter"):
+        pages.on_config(None)

@@ -9,13 +9,17 @@ import inspect
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from ruamel.yaml import YAML
 
+from selfsup.errors import UserError
+from selfsup.params import load
 from selfsup.report.methods_table import markdown, measured
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -23,9 +27,20 @@ SECTION = "The methods"
 HERE = "here:"  # a comment in a method's block that begins with it replaces the shared meaning
 
 
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Let a mistake in params.yaml or in a method's file end the build with one line."""
+    try:
+        yield
+    except UserError as error:
+        raise PluginError(str(error)) from None
+
+
+@one_line_errors()
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fill the section of the navigation that has one page per method, by family."""
     families: dict[str, list[str]] = {}
+    load(ROOT / "params.yaml")
     for name, about in declared().items():
         families.setdefault(about.family.capitalize(), []).append(f"methods/{name}.md")
     pages = ["methods/index.md", *({family: paths} for family, paths in families.items())]
@@ -33,6 +48,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
+@one_line_errors()
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and a picture of every method's views."""
     generated: dict[str, str | bytes] = {"methods/index.md": overview()}
@@ -181,7 +197,6 @@ def pictures() -> dict[str, bytes]:
     """A PNG of each method's views of the embedded digits, with the values of params.yaml."""
     from selfsup.data.loader import open_split
     from selfsup.data.shards import write
-    from selfsup.params import load
     from selfsup.report.sheet import views_sheet
     from selfsup.training.build import build_task, method_params
 
