@@ -15,7 +15,7 @@ from selfsup.errors import UserError
 
 
 class GroupTable(Strict):
-    """A CSV file with a header that says which group each image file belongs to."""
+    """A CSV file with a header: the group of each image file."""
 
     table: str  # the CSV file
     file: str  # the column of file names: the path below data.image.path, the name alone, or the name without extension
@@ -126,7 +126,7 @@ class ImageData(KindData):
 
 
 BLOCKS: dict[str, type[KindData]] = {"image": ImageData}
-"""The kinds of data and what their blocks hold. Tests add kinds of their own."""
+"""The kinds of data and what their blocks hold. Tests add further kinds."""
 
 
 class Data(Shared):

@@ -32,7 +32,7 @@ PAIRS = 2_000  # features whose pairs are compared at most
 def experiment(root: Path, overrides: Sequence[str], title: str) -> Iterator[None]:
     """Run `dvc exp run evaluate -S ...`; inside, params.yaml and the results are those of the run.
 
-    Overrides are in the words of `-S`: `a.b=c` or `~a.b`. No report is made. Afterwards params.yaml is as it was: DVC
+    Overrides have the form of `-S`: `a.b=c` or `~a.b`. No report is made. Afterwards params.yaml is as it was: DVC
     leaves overrides in it, where the next experiment would find them. Raises `UserError`, which names `title`, when the
     run fails, when dvc is not on PATH, and when a killed experiment could not put params.yaml back.
     """

@@ -73,7 +73,7 @@ def merged(base: Overlay, overlay: Overlay) -> dict[str, Any]:
 
 
 def overrides(base: Overlay, overlay: Overlay, place: str = "") -> Iterator[str]:
-    """The changes that turn `base` into `merged(base, overlay)`, in the words of `dvc exp run -S`.
+    """The changes that turn `base` into `merged(base, overlay)`, in the form of `dvc exp run -S`.
 
     A value that `base` already has is included too, so that these overrides replace all earlier ones.
     """

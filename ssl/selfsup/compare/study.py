@@ -52,7 +52,7 @@ class Cell:
     other: str
     seed: int
     title: str
-    overrides: tuple[str, ...]  # in the words of `dvc exp run -S`
+    overrides: tuple[str, ...]  # in the form of `dvc exp run -S`
 
 
 @dataclass(frozen=True)

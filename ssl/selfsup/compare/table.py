@@ -48,7 +48,7 @@ class Line:
 
 
 def read(shown: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """What `dvc exp show --json` says, without experiments that have not been trained."""
+    """Read the output of `dvc exp show --json`, without experiments that have not been trained."""
     found = []
     for commit in shown:
         found.append(line(commit["name"] or commit["rev"], commit["data"]))

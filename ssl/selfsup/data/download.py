@@ -39,7 +39,7 @@ class _Again(Exception):
 
 
 class _Copy:
-    """What the server says about the file."""
+    """The server's facts about the file."""
 
     total: int | None = None  # bytes; None: unknown
     validator: str | None = None  # its ETag or modification time, which tells whether the file has changed

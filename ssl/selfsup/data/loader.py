@@ -23,7 +23,7 @@ Batch = dict[str, Tensor]
 
 
 def open_split(folder: Path | str, name: str, data: Data | KindData) -> "Split":
-    """The split `name` (train, validation or test) of a folder of shards, verified as `data.verify` says.
+    """The split `name` (train, validation or test) of a folder of shards, verified according to `data.verify`.
 
     Raises `UserError` that names the shard that is damaged, and where `data` has no block for the shards' kind.
     """
@@ -34,7 +34,7 @@ def open_split(folder: Path | str, name: str, data: Data | KindData) -> "Split":
 def open_splits(
     data: Data | KindData, folder: Path | str = "data/shards", verified: bool = False
 ) -> dict[str, "Split"]:
-    """All splits by name, verified as `data.verify` says, or by size alone when another process just did."""
+    """All splits by name, verified according to `data.verify`, or by size alone when another process just did."""
     if verified:
         data = data.model_copy(update={"verify": "size"})
     return {name: open_split(folder, name, data) for name in ("train", "validation", "test")}

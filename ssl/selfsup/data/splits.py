@@ -24,7 +24,7 @@ def _rank(labels: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def held_out(labels: np.ndarray, keys: np.ndarray, share: float) -> np.ndarray:
-    """Bool [N]: the `share` of each class to hold out, rounded, at least one sample a class.
+    """Bool [N]: the `share` of each class to hold out, rounded, at least one sample per class.
 
     Labels int64 [N]; samples without one (-1) are held out only when no sample has a label: a held-out split is for
     figures, and these need labels.

@@ -13,7 +13,7 @@ from selfsup.files import replaced
 
 
 def watch(data: ImageData, path: Path = Path("data/watched.txt")) -> str:
-    """Write what `watched` says to `path` and return it."""
+    """Write the result of `watched` to `path` and return it."""
     text = watched(data)
     with replaced(path) as new:
         new.write_text(text, encoding="utf-8")

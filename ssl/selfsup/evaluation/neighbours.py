@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 K, TEMPERATURE = 20, 0.07
-"""k and tau of a quick reading, such as the probe's during training. The protocol has parameters of its own."""
+"""k and tau of a quick reading, such as the probe's during training. The protocol has separate parameters."""
 
 _QUERIES, _BANK = 4096, 32768  # rows handled at once: memory does not grow with the number of images
 

@@ -74,7 +74,7 @@ class Metric:
     uncertainty: Uncertainty | None = None
     outcomes: np.ndarray | None = None
     """The units that two representations are paired by, [test images] or [draws, test images]. Their mean is `value`.
-    None: differences of this metric have no spread, so that no representation is ever said to be ahead."""
+    None: differences of this metric have no spread, so that no representation is ever reported as ahead."""
     balanced: Estimate | None = None  # the same with equal weight for each class; the outcomes are of labelled images
     answers: int | None = (
         None  # an outcome is whether the class is among this many answers; None: outcomes are something else

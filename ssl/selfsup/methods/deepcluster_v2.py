@@ -8,7 +8,7 @@ appendix: DeepCluster (arXiv:1807.05520) with SwAV's views, projector and temper
 z is a normalised projection. The prototypes C are not learnt: spherical k-means sets them once per epoch, so that no
 new classifier is needed.
 
-Differences from the paper: none in the loss; `Clusters` says what is stored and clustered.
+Differences from the paper: none in the loss; `Clusters` explains what is stored and clustered.
 
 Expect: 82.3 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """

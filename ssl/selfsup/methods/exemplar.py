@@ -1,4 +1,4 @@
-"""Exemplar: every image is a class of its own, and its views are the examples of the class.
+"""Exemplar: every image is a separate class, and its views are the examples of the class.
 
 Dosovitskiy et al. 2014, "Discriminative Unsupervised Feature Learning with Exemplar Convolutional Neural Networks",
 arXiv:1406.6909, equation 2: `softmax`. Hermans, Beyer & Leibe 2017, "In Defense of the Triplet Loss for Person

@@ -9,7 +9,7 @@ appendix: SeLa (Asano et al. 2020, arXiv:1911.05371) with SwAV's views, projecto
 z is a normalised projection and C the normalised prototypes, which are learnt. Labels y are hard: the largest share of
 an image in the transport plan Q.
 
-Differences from the paper: none in the loss; `Clusters` says what is stored and assigned.
+Differences from the paper: none in the loss; `Clusters` explains what is stored and assigned.
 
 Expect: 82.2 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """

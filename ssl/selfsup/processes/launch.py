@@ -121,7 +121,7 @@ def relaunch(count: int) -> bool:
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     with tempfile.TemporaryFile() as noise, tempfile.TemporaryDirectory() as folder:
         own = {_STDERR: f"/proc/{os.getpid()}/fd/2", WORKERS: folder, "OMP_NUM_THREADS": threads}
-        # A session of its own: the terminal's Ctrl-C, as a second signal, would end Accelerate before its workers.
+        # A separate session: the terminal's Ctrl-C, as a second signal, would end Accelerate before its workers.
         child = subprocess.Popen(
             [*launcher, *sys.argv],
             env=os.environ | own,

@@ -111,7 +111,7 @@ def stale(written: Mapping[str, Any], method: str, origin: Mapping[str, Any]) ->
 def tables(scores: Sequence[Scores]) -> tuple[list[str], list[tuple[str, list[Column]]]]:
     """The rows of every table, and a table for each unit: what stands in its corner, and its columns.
 
-    Where classes are uneven, the class-balanced figures follow in a table of their own.
+    Where classes are uneven, the class-balanced figures follow in a separate table.
     """
     rows = [row for row in ROWS if any(row in one.results for one in scores)]
     plain: dict[Unit, list[Column]] = {}

@@ -177,7 +177,7 @@ class _Channel:
         self._unsent = self._unread = b""
         self._dropped = 0
         try:
-            # A process group of its own, so that Ctrl-C reaches the stage alone.
+            # A separate process group, so that Ctrl-C reaches the stage alone.
             self._writer = subprocess.Popen(
                 [sys.executable, "-P", str(_WRITER)],
                 bufsize=0,

@@ -44,7 +44,7 @@ def fresh_backbone(params: Params, architecture: str, split: Split) -> Backbone:
 
 
 def build_task(params: Params, name: str, block: MethodParams, split: Split) -> Task:
-    """The method `name` as its `block` says; `split` is the training split. Seeds torch's generator."""
+    """The method `name` with the knobs of `block`; `split` is the training split. Seeds torch's generator."""
     block = fitted(block, params.pretrain.epochs)
     if (kind := methods.find(name)[1].about.kind) != split.kind:
         raise UserError(f"data/shards: of the kind {split.kind}, but {name} needs {kind}; run dvc repro shard")

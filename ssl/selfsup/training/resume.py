@@ -106,7 +106,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 
 
 def refusal(different: Mapping[str, tuple[Any, Any]], nearest: Left) -> str:
-    """The message that says why a run does not resume from the checkpoints of the nearest other run."""
+    """The message why a run does not resume from the checkpoints of the nearest other run."""
     why = WHY.get(next(iter(different))) if len(different) == 1 else None
     if list(different) == ["pretrain.epochs"]:
         old, new = different["pretrain.epochs"]

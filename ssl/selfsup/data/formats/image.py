@@ -35,7 +35,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # dama
 
 
 class Unreadable(Exception):
-    """A file that is no image, is truncated or is too large. The message says which, without the file's name."""
+    """A file that is no image, is truncated or is too large. The message names the cause, without the file's name."""
 
 
 class NoRange(Unreadable):
@@ -50,7 +50,7 @@ def extensions() -> frozenset[str]:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """The formats to decode, whatever a file's name says: not what Pillow only recognises, such as HDF5 and MPEG,
+    """The formats to decode, whatever a file's name is: not what Pillow only recognises, such as HDF5 and MPEG,
     nor EPS, which is a program that Ghostscript would run."""
     Image.preinit()  # first, so that `Image.open` tries the common formats before the others
     Image.init()
@@ -222,7 +222,7 @@ def _check_bands(image: Image.Image, data: bytes) -> None:
         usable += alpha and _tag(image, BITSPERSAMPLE, 1) == 8
     elif image.format == "JPEG2000" and image.mode in ("LA", "RGBA"):
         head = max(0, data.find(b"jp2c"))  # a colour profile of any length lies before the pixels, too
-        usable -= data.find(b"cdef", 0, head) < 0  # the box that says what a channel is
+        usable -= data.find(b"cdef", 0, head) < 0  # the box that defines the channels
     if bands > usable:
         raise Unreadable(
             f"{bands} bands, of which {bands - usable} are neither colour nor transparency of 8 bits by the file's own "

@@ -11,7 +11,7 @@ from selfsup.errors import UserError
 
 
 def digits() -> Source:
-    """1,797 real scans of handwritten digits, 8x8 grey, that come with scikit-learn; no split of its own."""
+    """1,797 real scans of handwritten digits, 8x8 grey, that come with scikit-learn, without a split."""
     package = find_spec("sklearn")  # its file is read without it: importing it, and pandas with it, takes far longer
     if package is None or package.origin is None:
         raise UserError("data.image.source: digits come with scikit-learn, which is not installed; install it")

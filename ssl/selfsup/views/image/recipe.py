@@ -45,8 +45,8 @@ class Numbers(NamedTuple):
 def two_views(batch: Mapping[str, Tensor], draw: Draw, views: ViewsParams, size: int) -> tuple[Tensor, Tensor]:
     """Two random views of every image (Chen et al. 2020, arXiv:2002.05709; Grill et al. 2020, arXiv:2006.07733).
 
-    Crop, flip, colour jitter, grey, blur and solarisation as `views` says, the two views independent of each other and
-    each with its own probabilities of blur and solarisation.
+    Crop, flip, colour jitter, grey, blur and solarisation as set in `views`; the two views are independent and
+    have separate probabilities of blur and solarisation.
     """
 
     recipes = [_strong(batch, draw.fork(f"view {i + 1}"), views, size, i) for i in (0, 1)]
