@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from selfsup.compare import page, run, setup, study
-from selfsup.compare.experiment import Outcome, experiment, outcome, tolerance
+from selfsup.compare.experiment import Outcome, experiment, of_features, outcome, tolerance
 from selfsup.compare.study import Cell, Found, Study
 from selfsup.config import parse
 from selfsup.data.loader import open_splits
@@ -20,6 +20,7 @@ from selfsup.errors import UserError
 from selfsup.params import Params
 from selfsup.training.build import build_task, method_params
 from tests.compare.test_setup import by_dvc
+from tests.evaluation import workspace
 from tests.helpers import METHODS, ROOT
 
 BASE = setup.base_of(ROOT)
@@ -160,6 +161,20 @@ def test_tolerance_equals_a_loop():
     pairs = [(i, j) for i, j in itertools.combinations(range(20), 2) if labels[i] == labels[j] != -1]
     assert tolerance(features, labels, 0) == pytest.approx(np.mean([z[i] @ z[j] for i, j in pairs]))
     assert np.isnan(tolerance(features, np.full(20, -1), 0))
+
+
+def test_readings_of_features_are_of_what_images_do_not_share(tmp_path, shards):
+    workspace.make(tmp_path, shards)
+    x = np.load(tmp_path / "features/pretrained/test.npy").astype(np.float64)
+    z = x - x.mean(0)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    labels = open_splits(parse(Params, BASE).data, shards, verified=True)["test"].labels
+    pairs = list(itertools.combinations(range(len(z)), 2))
+    found = of_features(tmp_path)
+    potential = [np.exp(-2 * ((z[i] - z[j]) ** 2).sum()) for i, j in pairs]
+    assert found["uniformity"] == pytest.approx(np.log(np.mean(potential)), abs=1e-4)
+    alike = [z[i] @ z[j] for i, j in pairs if labels[i] == labels[j]]
+    assert found["tolerance"] == pytest.approx(np.mean(alike), abs=1e-4)
 
 
 def results(one: Study) -> list[Found]:
