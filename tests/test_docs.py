@@ -121,6 +121,12 @@ def test_parameters_that_do_not_exist_are_found():
     assert unknown(text, values) == ["data.name", "data.path"]
 
 
+def test_the_sections_of_the_report_are_explained():
+    sections = re.findall(r"<h2>(.*?)</h2>", (ROOT / "ssl" / "selfsup" / "report" / "page.html").read_text())
+    text = (ROOT / "docs" / "report.md").read_text()
+    assert len(sections) > 5 and [title for title in sections if f"| {title} |" not in text] == []
+
+
 def test_the_design_names_every_room():
     package = ROOT / "ssl" / "selfsup"
     rooms = {
