@@ -1,11 +1,13 @@
 """What is written of the files that lie outside the project changes when they do, and only then."""
 
 import os
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
-from selfsup.data.watch import watched
+from selfsup.data.watch import watch, watched
 from tests.data.make import class_folders, data, shards
 
 
@@ -37,7 +39,7 @@ CHANGES = {
 def test_every_change_is_noticed(root, watch, change):
     values = data(source="image_folder", path=str(root), watch=watch)
     before = watched(values)
-    assert watched(values) == before and f"files by {watch}" in before
+    assert watched(values) == before and f" by {watch}: 5 files, " in before
     change(root)
     assert watched(values) != before
 
@@ -52,21 +54,22 @@ def test_content_sees_bytes_alone_and_a_listing_times_and_sizes(root):
     assert watched(content) != before["content"] and watched(listing) == before["listing"]
 
 
-def test_the_place_of_the_folder_does_not_count(root):
-    values = data(source="image_folder", path=str(root), watch="listing")
-    moved = root.rename(root.with_name("moved"))
-    there = watched(data(source="image_folder", path=str(moved), watch="listing"))
-    moved.rename(root)
-    assert watched(values) == there
+def test_the_place_of_the_project_does_not_count(root, monkeypatch):
+    values, there = data(source="image_folder", path="images", watch="listing"), []
+    moved = root.parent.with_name("moved")
+    for folder in (root.parent, root.parent.rename(moved)):
+        monkeypatch.chdir(moved if moved.exists() else folder)
+        there.append(watched(values))
+    assert there[0] == there[1] and "5 files" in there[0]
 
 
 def test_what_no_image_can_be_read_from_is_no_obstacle(root):
     (root / "a/link.png").symlink_to(root / "nowhere")
     os.mkfifo(root / "a/pipe.png")
-    for watch in ("listing", "content"):
-        assert "7 files" in watched(data(source="image_folder", path=str(root), watch=watch))
-        missing = watched(data(source="image_folder", path=str(root / "nowhere"), watch=watch))
-        assert missing.startswith(f"images: 1 files by {watch}")  # sharding says that it is not there
+    for way in ("listing", "content"):
+        assert "7 files" in watched(data(source="image_folder", path=str(root), watch=way))
+        missing = watched(data(source="image_folder", path=str(root / "nowhere"), watch=way))
+        assert missing.endswith(f'nowhere" by {way}: not there\n')  # sharding reports this as an error
 
 
 def test_shards_of_others_are_watched_where_they_are_files(root, tmp_path):
@@ -75,7 +78,7 @@ def test_shards_of_others_are_watched_where_they_are_files(root, tmp_path):
         values = data(source="webdataset", path=str(pattern), watch="listing")
         before = watched(values)
         os.utime(tmp_path / "shards/train/000000.tar", (1, 1))
-        assert "files by listing" in before and watched(values) != before
+        assert " files, " in before and watched(values) != before
         os.utime(tmp_path / "shards/train/000000.tar", (2, 2))
 
 
@@ -111,3 +114,78 @@ def test_a_listing_sees_another_size_at_the_same_time(root):
     path.write_bytes(path.read_bytes() + b"x")
     os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
     assert watched(values) != before
+
+
+TABLE = {"file": "name", "group": "patient"}
+
+
+@pytest.fixture
+def pulled(root, tmp_path, monkeypatch):
+    """A project whose images and table were watched and are now gone; its shards are there. The recorded text."""
+    monkeypatch.chdir(tmp_path)
+    Path("patients.csv").write_text("name,patient\n")
+    recorded = watch(
+        data(source="image_folder", path="images", watch="listing", group=TABLE | {"table": "patients.csv"})
+    )
+    Path("data/shards").mkdir()
+    Path("data/shards/index.json").touch()
+    root.rename("away")
+    Path("patients.csv").unlink()
+    return recorded
+
+
+def again(**overrides):
+    """What is recorded by a run on the project, and what the run prints beyond this."""
+    values = {
+        "source": "image_folder",
+        "path": "images",
+        "watch": "listing",
+        "group": TABLE | {"table": "patients.csv"},
+    }
+    printed, recorded = watch(data(**(values | overrides))), Path("data/watched.txt").read_text()
+    assert printed.startswith(recorded)
+    return recorded, printed.removeprefix(recorded)
+
+
+def test_without_its_images_the_record_of_pulled_shards_is_kept(pulled):
+    for _ in range(2):
+        recorded, note = again()
+        assert recorded == pulled and note.count("\n") == 1
+        assert note.startswith("not there, so the recorded digest is kept") and "patients.csv" in note
+    Path("away").rename("images")
+    assert again()[0].splitlines()[0] == pulled.splitlines()[0] and "images" not in again()[1]
+    Path("images/a/000.png").unlink()
+    assert again()[0] != pulled
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"path": "elsewhere"},
+        {"path": "images/a"},
+        {"source": "torchvision", "name": "MNIST"},
+        {"source": "webdataset"},
+        {"watch": "content"},
+    ],
+    ids=str,
+)
+def test_a_record_of_other_images_is_not_kept(pulled, overrides):
+    recorded, note = again(**overrides)
+    assert recorded.splitlines()[0] != pulled.splitlines()[0]
+    assert recorded.splitlines()[0].endswith(": not there") and "images:" not in note
+
+
+@pytest.mark.parametrize("change", ["no shards", "no record", "a record without a digest", "a damaged record"])
+def test_without_shards_or_a_digest_nothing_is_kept(pulled, change):
+    record = Path("data/watched.txt")
+    match change:
+        case "no shards":
+            shutil.rmtree("data/shards")
+        case "no record":
+            record.unlink()
+        case "a record without a digest":
+            record.write_text(re.sub(": 5 files.*", ": not there", pulled))
+        case "a damaged record":
+            record.write_bytes(b"\xff" + pulled.encode()[:90])
+    recorded, note = again()
+    assert recorded.splitlines()[0].endswith(": not there") and "images:" not in note
