@@ -4,6 +4,7 @@ import argparse
 import csv
 import itertools
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -252,7 +253,8 @@ def test_an_outcome_is_read_in_percent_where_the_file_notes_no_other_unit(tmp_pa
     assert found.value("knn.top5") is found.value("skip.top1") is found.value("linear.top1", "random") is None
 
 
-def test_the_command_runs_every_setting_and_stops_at_one_that_fails(project, monkeypatch, capsys):
+def test_the_command_runs_every_setting_and_stops_at_one_that_fails(project, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "selfsup")
     before, called = (project / "params.yaml").read_text(), []
 
     def fake(words: list[str], cwd: Path) -> subprocess.CompletedProcess:
@@ -277,7 +279,7 @@ def test_the_command_runs_every_setting_and_stops_at_one_that_fails(project, mon
     assert (project / "params.yaml").read_text() == before, "after a failure too"
     assert not (project / "params.before.yaml").exists()
     assert (project / "compare/pages/s.csv").read_text().count("\n") == 3
-    assert "s, run 3 of 6: one, size x, seed 4" in capsys.readouterr().err
+    assert "s, run 3 of 6: one, size x, seed 4" in caplog.text
 
 
 def test_a_study_of_methods_writes_a_table(project, monkeypatch):

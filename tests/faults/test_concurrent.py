@@ -156,7 +156,7 @@ def test_checkpoints_lie_apart_and_are_gone(queue):
     assert [path for path in (queue.folder / ".resume").iterdir() if path.is_dir()] == []
     names = {path.name.partition(".")[0].rpartition("-") for path in (queue.folder / ".resume").iterdir()}
     stages = [stage for stage, _, _ in names]
-    assert (stages.count("pretrain"), stages.count("baseline-conv")) == (4, 2)
+    assert (stages.count("pretrain"), stages.count("baseline")) == (4, 2)
 
 
 def test_two_processes_of_one_configuration(hundred, tmp_path):

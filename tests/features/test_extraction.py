@@ -43,7 +43,7 @@ def test_a_full_disk_is_an_error_that_names_the_file():
 def test_only_the_first_process_makes_the_folder(tmp_path, monkeypatch):
     """Another one that did would meet `replaced`, which clears the place of what a killed run left."""
     for name, value in (("rank", 1), ("world", 2)):
-        for module in ("evaluation.extraction", "features.encode"):
+        for module in ("features.writer", "features.encode"):
             monkeypatch.setattr(f"selfsup.{module}.{name}", lambda value=value: value)
     monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
     with pytest.raises(FileNotFoundError):

@@ -38,7 +38,7 @@ STAGES = {  # stage: its outs, and the file that it opens for writing when it is
     "shard": (["data/shards"], "index.json"),
     "pretrain": (TRAINED, "config.json"),
     "extract": (["features/pretrained", "metrics/extract.json"], "validation.npy"),
-    f"evaluate {PROTOCOL}": ([f"evaluations/{PROTOCOL}", f"metrics/evaluate/{PROTOCOL}.json"], "details.json"),
+    f"evaluate {PROTOCOL}": ([f"evaluations/{PROTOCOL}", f"metrics/evaluate/{PROTOCOL}.json"], "details.json.partial"),
 }
 
 

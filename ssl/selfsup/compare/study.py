@@ -6,7 +6,7 @@ overrides, all checked before the first one is run, and `run` runs them one afte
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -24,6 +24,7 @@ from selfsup.errors import UserError
 from selfsup.evaluation import protocols
 
 FOLDER = "compare"
+_log = logging.getLogger("selfsup.compare")
 Parameters = dict[str, Any]  # an overlay: some of the parameters, in the form of params.yaml
 
 
@@ -144,7 +145,7 @@ def run(
     """
     found: list[Found] = []
     for number, cell in enumerate(plan, start=1):
-        print(f"{name}, run {number} of {len(plan)}: {cell.title}", file=sys.stderr, flush=True)
+        _log.info("%s, run %d of %d: %s", name, number, len(plan), cell.title)
         with experiment(root, cell.overrides, f"{FOLDER}/{name}.yaml: {cell.title}"):
             found.append(Found(cell, outcome(root, sources)))
         write(found)
