@@ -15,7 +15,8 @@ centres both views together and only masked patches; here all patches of the glo
 or not, and each global view by itself, so that the number of rows does not depend on the masks. Those that DINO and
 iBOT share are listed at `Teacher`. The recipe of params.yaml differs as DINO's does, and for the same reason.
 
-Expect: 91.3 % kNN accuracy on digits (small vision transformer, 50 epochs), where random weights reach 43.0 %.
+Expect: 76.7 % kNN accuracy on 9,000 images of Fashion-MNIST (small vision transformer, 20 epochs), where random weights
+reach 64.3 %.
 """
 
 import math
