@@ -19,7 +19,7 @@ def test_a_gather_without_gradient_is_caught(hundred, tmp_path):
     assert largest_difference(one.end, broken.end)[1] > 1e3 * TOLERANCE
 
 
-@pytest.mark.parametrize("method", ["simclr", "byol", "supervised"])
+@pytest.mark.parametrize("method", ["simclr", "byol", "moco", "swav", "barlow_twins", "rotation", "supervised"])
 def test_batch_norm_without_the_other_ranks_gradient_is_caught(method, hundred, tmp_path):
     one = processes(1, steps_in_float64, method, hundred, tmp_path / "one")
     broken = processes(2, steps_in_float64, method, hundred, tmp_path / "broken", "sum")
