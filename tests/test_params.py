@@ -4,10 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import PositiveFloat
 
+from selfsup.blocks import BLOCKS, KindData
 from selfsup.errors import UserError, one_line_errors
 from selfsup.params import METHODS, HeadParams, MethodParams, choose, known, load, parse
 
@@ -153,6 +155,18 @@ def test_a_section_without_a_block_for_the_kind(read):
     with pytest.raises(UserError) as caught:
         read(text=text).data.of("image")
     assert str(caught.value) == "params.yaml: data.image: missing block; add it (there are: none)"
+
+
+def test_a_source_of_another_kind_is_one_line(read, monkeypatch):
+    class Words(KindData):
+        kind = "words"
+        source: Literal["letters"]
+
+    monkeypatch.setitem(BLOCKS, "words", Words)
+    assert read("source", "source: letters") == (
+        "params.yaml: data.image.source: letters is a source of the kind words; choose one of digits, image_folder, "
+        "torchvision, webdataset"
+    )
 
 
 def test_a_kind_joins_the_shared_keys_and_its_block(read):

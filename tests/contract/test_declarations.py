@@ -12,9 +12,11 @@ from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.params import METHODS
 from selfsup.task import Progress
+from selfsup.training.check import check
 from tests.contract.runs import build
 from tests.contract.test_knobs import knobs, others
 from tests.helpers import METHODS as NAMES
+from tests.helpers import params
 
 PAPER = 'Paper(authors="A et al.", year=2020, title="A Paper", arxiv="2001.00001")'
 ABOUT = {"title": '"Toy"', "family": '"pretext"', "kind": '"image"', "idea": '"an idea"', "paper": PAPER,
@@ -83,6 +85,15 @@ def test_a_wrong_declaration_is_one_line(write, change, line):
     with pytest.raises(UserError) as caught:
         methods.declared()
     assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
+
+
+def test_a_kind_of_data_that_does_not_exist_is_one_line(write, monkeypatch):
+    write("toy_b", kind='"imagee"')
+    monkeypatch.setattr("selfsup.training.check.method_params", lambda params, name: None)  # toys have no block
+    with pytest.raises(UserError) as caught:
+        check(params())
+    line = "methods/toy_b.py: ABOUT.kind: unknown 'imagee'; did you mean image? Known: image"
+    assert str(caught.value) == line
 
 
 def test_a_title_is_there_once(write):

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from selfsup import methods
-from selfsup.data.loader import open_splits
+from selfsup.blocks import ImageData
+from selfsup.data.loader import open_split, open_splits
 from selfsup.draw import Draw
 from selfsup.epochs import AtMost, fitted, shortened
+from selfsup.errors import UserError
 from selfsup.params import Pretrain
 from selfsup.processes.accelerator import make_accelerator
 from selfsup.task import Progress
@@ -142,3 +144,20 @@ def test_the_note_is_printed_by_the_run(hundred, tmp_path, capsys):
     session.run(chosen, "rotation", block, splits, tmp_path, "rotation", lambda row, step: None, accelerator)
     said = capsys.readouterr().err
     assert said.count("note: pretrain.epochs: 1 shortens pretrain.warmup_epochs from 5 to 0.5\n") == 1
+
+
+def test_shards_of_another_kind_are_one_line(hundred):
+    """As they are after `method` was changed and `dvc repro` did not run all stages."""
+
+    class Words(ImageData):
+        kind = "words"
+
+    chosen = small()
+    split = open_split(hundred, "train", chosen.data)
+    split.kind = "words"
+    with pytest.raises(UserError) as caught:
+        build_task(chosen, "simclr", method_params(chosen, "simclr"), split)
+    assert str(caught.value) == "data/shards: of the kind words, but simclr needs image; run dvc repro shard"
+    with pytest.raises(UserError) as caught:
+        open_split(hundred, "train", Words(**chosen.data.of("image").model_dump()))
+    assert str(caught.value) == "data: of the kind words, but image is needed; run dvc repro shard"
