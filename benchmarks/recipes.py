@@ -6,7 +6,7 @@
 Half of the training images are held out and take the place of the validation split; epochs and warm-up are stretched,
 so that there are as many steps as with all of them. Each setting of the grid is trained once a seed, and its reading is
 the kNN accuracy (k = 20) of the held-out images among the others, after the last step. Readings are kept in
-`.cache/recipes`: a grid that was stopped goes on, and a larger one asks only for what is new.
+`.cache/recipes`: a grid that was stopped continues, and a larger one trains only what is new.
 """
 
 from __future__ import annotations
