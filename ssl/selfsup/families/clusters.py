@@ -45,9 +45,9 @@ def cluster_loss(scores: Tensor, labels: Tensor, tau: float) -> Tensor:  # [B V 
 class Clusters(MultiCrop):
     """Once per epoch the stored embeddings are clustered; an image's cluster is the target class of all its views.
 
-    Caron et al. 2020, arXiv:2006.09882, appendix: projections of the two global views are stored in a bank during
-    training; before an epoch head h is clustered in that of view h modulo 2, which costs no pass over the data but the
-    first. Predictions are cosines with K prototypes / tau. A method adds `prototypes` [H K D] and `assign`.
+    Caron et al. 2020, arXiv:2006.09882, appendix: the projections of both global views are stored in a bank during
+    training. Before each epoch head h is clustered on the bank of view h % 2, so only the first epoch needs an extra
+    pass over the data. Predictions: cosines with K prototypes / tau. A method adds `prototypes` [H K D] and `assign`.
     """
 
     prototypes: Tensor
