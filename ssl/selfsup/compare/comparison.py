@@ -42,6 +42,8 @@ class Run:
     pretrain: Mapping[str, Any]  # metrics/pretrain.json
     times: Mapping[str, Any]  # metrics/times/pretrain.json
     curve: Sequence[Mapping[str, float]]  # the rows of plots/pretrain.csv
+    classes: Sequence[str] = ()  # names of the labels in `found`; () where they are not known
+    readings: Mapping[str, float] = field(default_factory=dict)  # figures of no protocol, such as `features.tolerance`
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,18 @@ class Absent:
     row: str
     seed: int
     reason: str
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a study varies, and what its plots show."""
+
+    paper: str | None
+    expect: str  # what the paper found
+    axis: str  # what the settings are
+    show: Mapping[str, str]  # a plot per entry, title: reading, such as `knn.top1` or `run.seconds`
+    cells: Mapping[str, tuple[str, str, str]]  # by row: series, setting, and the other setting of a pair, else the same
+    pairs: bool = False  # a heat map of pairs instead of lines over the settings
 
 
 @dataclass(frozen=True)
@@ -66,3 +80,4 @@ class Comparison:
     tuned: Mapping[str, int] = field(default_factory=dict)  # trials by row; a row that is not there was not tuned
     notes: Sequence[str] = ()  # whole sentences
     command: str = ""  # the line that made it
+    design: Design | None = None  # of a study; None: the rows are methods
