@@ -4,7 +4,8 @@
 
 The command checks the set-up and prints it as flags of `dvc exp run`, so that the run is an experiment like any other.
 Sections are merged with those of params.yaml. Two are replaced, as their keys depend on the name beside them: the
-`options` of a network, and an `optimizer` that is given with its name.
+`options` of a network, and an `optimizer` that is given with its name. The section `tuned`, which `make tune` writes of
+its budget, holds no parameters.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from selfsup.evaluation import protocols
 from selfsup.params import Params, load
 
 FOLDER = "setups"
+TUNED = "tuned"  # the section that tells how the recipes were tuned
 REFUSED = "--set-up-refused"  # dvc knows no such flag: with none, `dvc exp run $(...)` would run without the set-up
 Overlay = Mapping[str, Any]  # parameters in the form of params.yaml, of which it holds some
 
@@ -38,6 +40,8 @@ def read(root: Path, name: str, base: Overlay) -> Overlay:
     except ValueError as error:
         raise UserError(str(error)) from None
     overlay = read_yaml(root / file)
+    if isinstance(overlay, Mapping):
+        overlay = {key: value for key, value in overlay.items() if key != TUNED}
     check(merged(base, overlay) if isinstance(overlay, Mapping) else overlay, overlay, file)
     return overlay
 
