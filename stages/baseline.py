@@ -1,8 +1,8 @@
 """What a method is held against, independent of the method: raw samples, random weights and supervised training.
 
 `baseline.py pixels` writes features/baselines/pixels. `baseline.py backbone` writes features/baselines/random and
-features/baselines/supervised of the architecture in data/needs/backbone.json, and metrics/baseline.json. Equal
-trainings leave equal files, except for metrics/times.
+features/baselines/supervised of the architecture in data/needs/backbone.json, the supervised network's weights to
+models/baselines, and metrics/baseline.json. Equal trainings leave equal files, except for metrics/times.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Freed memory is kept: the next step does not fetch its pages anew."""
+"""Freed memory is kept: the next step does not fetch its pages anew. And the most that was held is known."""
 
 import os
 import platform
@@ -34,3 +34,21 @@ def test_no_page_is_fetched_anew():
     assert any(faults("give back") > 100 for _ in range(5))
     settings = {"MALLOC_MMAP_THRESHOLD_": "100000", "MALLOC_TRIM_THRESHOLD_": "100000"}
     assert faults("keep", **settings) > 100  # the user's own settings go first
+
+
+PEAK = """
+import torch
+from selfsup.processes.memory import peak_memory
+
+before = peak_memory()
+held = torch.ones(50_000_000)
+del held
+after = peak_memory()
+assert set(after) == {"peak_memory_process"} | ({"peak_memory_gpu"} if torch.cuda.is_available() else set())
+print(after["peak_memory_process"] - before["peak_memory_process"])
+"""
+
+
+def test_the_peak_counts_what_was_freed():
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+    assert 200_000_000 <= int(done.stdout) + 1_000_000 <= 220_000_000

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
+from selfsup import digests
 from selfsup.config import parse
-from selfsup.data.loader import open_split
+from selfsup.data.loader import open_split, open_splits
 from selfsup.evaluation import protocols
-from selfsup.params import Params
+from selfsup.features.encode import encode
+from selfsup.params import Params, load
+from selfsup.training.encoders import SUPERVISED, encoder_of
 from tests.evaluation import workspace
 from tests.helpers import ROOT, SMALL, values
 
@@ -117,6 +121,25 @@ def test_awkward_images_go_through_the_whole_pipeline(finished):
     page = (finished / "report/index.html").read_text()
     assert "<i>lions</i>" not in page and "&lt;i&gt;lions" in page
     assert (finished / "models/backbone/config.json").exists()
+    for name in ("pretrain", "baseline"):
+        assert json.loads((finished / f"metrics/times/{name}.json").read_text())["peak_memory_process"] > 1e8
+
+
+@pytest.mark.parametrize("row", ["method", "supervised", "random"])
+def test_features_are_those_of_the_rows_encoder(finished, row, monkeypatch):
+    """The network that is rebuilt for a protocol is the one whose features lie in the file."""
+    monkeypatch.chdir(finished)
+    params = load()
+    splits = open_splits(params.data)
+    encoder = encoder_of(row, params, splits["train"])
+    folder = finished / "features" / ("pretrained" if row == "method" else f"baselines/{row}")
+    found = encode(encoder, splits["test"], torch.device("cpu"), splits["test"].data.image_size)
+    np.testing.assert_allclose(found.numpy(), np.load(folder / "test.npy"), atol=1e-5)
+    assert not encoder.training
+    assert encoder_of("pixels", params, splits["train"]) is None
+    if row == "supervised":
+        meta = json.loads((folder / "meta.json").read_text())
+        assert meta["weights"] == digests.of_files(SUPERVISED)
 
 
 def ran(out: str) -> set[str]:
@@ -251,4 +274,6 @@ def test_images_without_labels_go_through_the_whole_pipeline(tmp_path):
         assert skipped == ("labels" in protocols.find(protocol).needs)
     page = (folder / "report/index.html").read_text()
     assert "needs labels" in page and "effective rank" in page
-    assert json.loads((folder / "features/baselines/supervised/meta.json").read_text())["skipped"]
+    for baseline in ("features/baselines/supervised", "models/baselines"):
+        assert [path.name for path in (folder / baseline).iterdir()] == ["meta.json"]
+        assert json.loads((folder / baseline / "meta.json").read_text())["skipped"]

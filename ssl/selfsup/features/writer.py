@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,7 +64,7 @@ def _put(file: BinaryIO, place: int, rows: np.ndarray) -> None:
 
 
 def write_feature_set(
-    encoder: nn.Module, splits: dict[str, Split], device: torch.device, size: int, folder: Path, facts: dict[str, Any]
+    encoder: nn.Module, splits: Mapping[str, Split], device: torch.device, size: int, folder: Path, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Features of all splits and their `meta.json` in `folder`.
 

@@ -3,13 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from selfsup import digests
 from selfsup.data.index import verify
 from selfsup.data.loader import open_splits
-from selfsup.errors import UserError, missing
 from selfsup.features.measures import label_free
 from selfsup.features.store import WEIGHTS
 from selfsup.features.writer import write_feature_set
@@ -18,7 +15,8 @@ from selfsup.params import Params
 from selfsup.processes import launch, signals
 from selfsup.processes.accelerator import make_accelerator
 from selfsup.tracking import record
-from selfsup.training.build import build_task, method_params
+from selfsup.training.build import method_params
+from selfsup.training.encoders import trained
 
 
 def extract(params: Params) -> None:
@@ -40,13 +38,7 @@ def work(params: Params, count: int, verified: bool) -> None:
     launch.assert_world(count)
     splits = open_splits(params.data, verified=verified)
     block = method_params(params, params.method)
-    task = build_task(params, params.method, block, splits["train"])
-    try:
-        task.load_state_dict(load_file(WEIGHTS))
-    except FileNotFoundError:
-        raise missing(WEIGHTS) from None
-    except SafetensorError as error:
-        raise UserError(f"{WEIGHTS}: damaged ({error}); run `dvc repro --force --single-item pretrain`") from None
+    task = trained(params, params.method, block, splits["train"], WEIGHTS)
     encoder = task.encoder().to(accelerator.device)
     weights = digests.of_files(WEIGHTS)
     facts = {"method": params.method, "backbone": block.backbone, "epochs": params.pretrain.epochs, "weights": weights}

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from safetensors.torch import save_file
-
-from selfsup import digests
 from selfsup.data.loader import Split
+from selfsup.features.store import WEIGHTS
 from selfsup.files import replaced, write_json
 from selfsup.nets.export import export_backbone
 from selfsup.params import MethodParams, Params
@@ -19,8 +17,8 @@ from selfsup.tracking import record
 from selfsup.training import session, stage
 from selfsup.training.build import method_params
 from selfsup.training.curves import write_csv
+from selfsup.training.encoders import save_weights
 
-WEIGHTS = Path("models/pretrained/task.safetensors")
 _log = logging.getLogger("selfsup.pretrain")
 
 
@@ -48,9 +46,7 @@ def work(params: Params, block: MethodParams, splits: Mapping[str, Split], resum
         times = session.times(result)
         task = task.eval().cpu()
         with replaced(WEIGHTS.parent) as folder, replaced(Path("models/backbone")) as exported:
-            folder.mkdir()
-            save_file({name: x.contiguous() for name, x in task.state_dict().items()}, folder / WEIGHTS.name)
-            weights = digests.of_files(folder / WEIGHTS.name)
+            weights = save_weights(task, folder / WEIGHTS.name)
             export_backbone(task.encoder(), params.backbones[architecture], splits["train"].data.image_size, exported)
         write_csv(result.rows, Path("plots/pretrain.csv"))
         write_json(Path("metrics/pretrain.json"), metrics | {"weights": weights})

@@ -17,6 +17,7 @@ from selfsup.data.loader import Split
 from selfsup.imports import PACKAGE, closure
 from selfsup.nn.distributed import rank, world
 from selfsup.params import MethodParams, Params
+from selfsup.processes.memory import peak_memory
 from selfsup.task import Task
 from selfsup.training import resume
 from selfsup.training.build import build_task, short_run
@@ -134,10 +135,14 @@ def summary(task: Task, result: Result, method: str, architecture: str, params: 
 
 
 def times(result: Result) -> dict:
-    """The contents of `metrics/times/*.json`: figures that differ between two runs with the same weights."""
+    """The contents of `metrics/times/*.json`: figures that differ between two runs with the same weights.
+
+    Peak memory is in bytes, of the first process since it last started.
+    """
     return {
         "seconds": round(result.seconds, 1),
         "images_per_second": round(result.images_per_second, 1),
+        **peak_memory(),
         "world_size": world(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
