@@ -56,6 +56,7 @@ class KindData(Shared):
     """
 
     kind: ClassVar[str]
+    noun: ClassVar[str]  # what several samples are called in messages
     reads: ClassVar[tuple[str, ...]]
     source: str
 
@@ -68,6 +69,10 @@ class KindData(Shared):
     def extent(self) -> str:
         """How much of a sample a network sees, in words."""
         return ", ".join(f"{name} {value}" for name, value in self.read().items())
+
+    def place(self, name: str) -> str:
+        """Where a user finds the source's file `name`."""
+        return f"{self.source}: {name}"
 
     def of(self, kind: str) -> Self:
         """Itself, where it is of that kind. Raises `UserError`."""
@@ -84,6 +89,7 @@ class ImageData(KindData):
     """Where images come from, and the size at which they are stored and seen."""
 
     kind = "image"
+    noun = "images"
     reads = ("image_size", "store_size")
     source: Literal["digits", "image_folder", "torchvision", "webdataset"]
     path: str | None  # folder or archive; shards: a path, URL or `pipe:` with {000..009} ranges
@@ -102,6 +108,9 @@ class ImageData(KindData):
     @property
     def extent(self) -> str:
         return f"{self.image_size} px"
+
+    def place(self, name: str) -> str:
+        return str(Path(self.path, name)) if self.source == "image_folder" and self.path else super().place(name)
 
     @property
     def stored(self) -> int:

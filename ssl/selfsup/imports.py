@@ -65,8 +65,8 @@ def imports(source: str) -> frozenset[str]:
 def files_of(module: str, beside: Path, choices: Mapping[str, Sequence[str]], package: Path = PACKAGE) -> list[Path]:
     """The project's files that an import of `module` runs, none for other modules.
 
-    `choices` are the modules of a folder of the package that `{...}` stands for. Outside the package, a module may lie
-    `beside` the file that imports it, as the stages' do.
+    `choices` are the modules of a folder of the package that `{...}` stands for, all of them where a folder has none.
+    Outside the package, a module may lie `beside` the file that imports it, as the stages' do.
     """
     if not module.startswith("selfsup."):
         inside = beside.is_relative_to(package)
@@ -74,8 +74,15 @@ def files_of(module: str, beside: Path, choices: Mapping[str, Sequence[str]], pa
     place = module.removeprefix("selfsup.").replace(".", "/")
     if "{" in place:
         folder = package / place.rpartition("/")[0]
-        return [folder / "__init__.py", *(folder / f"{name}.py" for name in choices[folder.name])]
-    return [path for path in (package / f"{place}.py", package / place / "__init__.py") if path.exists()]
+        names = choices.get(folder.name) or sorted(path.stem for path in folder.iterdir() if path.stem[0] not in "_.")
+        places = [folder / "__init__.py", *(each for name in names for each in _places(folder / name))]
+        return list(filter(Path.exists, places))
+    return list(filter(Path.exists, _places(package / place)))
+
+
+def _places(module: Path) -> tuple[Path, Path]:
+    """The files of which one is the module."""
+    return module.with_suffix(".py"), module / "__init__.py"
 
 
 def closure(starts: Iterable[Path], choices: Mapping[str, Sequence[str]], package: Path = PACKAGE) -> set[Path]:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from selfsup.blocks import ImageData, Shared
-from selfsup.data.formats import image as decode
+from selfsup.data.formats.image import files as decode
 from selfsup.data.loader import Split, open_split
 from selfsup.data.shards import write
 from tests.helpers import params

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from selfsup.data import copies
-from selfsup.data.formats import image as decode
+from selfsup.data.formats.image import files as decode
 from selfsup.data.index import load_index
 from selfsup.data.loader import open_split
 from selfsup.data.shards import write
@@ -80,7 +80,7 @@ def test_a_test_image_is_never_left_in_train(tmp_path):
 
 
 def test_a_labelled_copy_is_kept_before_one_without_label():
-    images = copies.Images(
+    images = copies.Part(
         digests=np.array([[1, 1], [1, 1], [2, 1], [1, 2]], np.uint64), labels=np.array([-1, 0, 0, 0]),
         origin="train", numbers=np.array([3, 5, 6, 7]), places=np.arange(4),
     )  # fmt: skip
@@ -147,7 +147,7 @@ def test_find_against_a_slow_search():
     images = {}
     for split, count in (("train", 60), ("validation", 20), ("test", 30)):
         digests = rng.integers(0, 8, (count, 2), np.uint64)
-        images[split] = copies.Images(digests, rng.integers(-1, 3, count), "train", np.arange(count), np.arange(count))
+        images[split] = copies.Part(digests, rng.integers(-1, 3, count), "train", np.arange(count), np.arange(count))
     keys = {split: [tuple(key) for key in part.digests.tolist()] for split, part in images.items()}
     labels = np.concatenate([part.labels for part in images.values()]).tolist()
     everything = list(zip(itertools.chain(*keys.values()), labels, strict=True))

@@ -93,7 +93,7 @@ def edit(copy: Path, change) -> None:
         (lambda v: v["splits"]["train"].pop(), "edited"),
         (lambda v: v["splits"]["train"][0].update(samples=1), "edited"),
         (lambda v: v["classes"].reverse(), "edited"),
-        (lambda v: v["statistics"].update(mean=[0.5, 0.5, 0.5]), "edited"),
+        (lambda v: v["facts"].update(mean=[0.5, 0.5, 0.5]), "edited"),
         (lambda v: v.pop("seed"), "damaged or edited"),
         (lambda v: v.update(schema_version=0), "another version"),
     ],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfsup.data.formats import image as decode
+from selfsup.data.formats.image import files as decode
 from tests.data.make import file, noise, tiff
 
 RGB = Image.fromarray(noise(5, 7))
@@ -35,7 +35,7 @@ def test_16_bit_grey_keeps_its_range(format):
 
 def test_numbers_beyond_8_bits_are_not_decoded_without_a_range():
     for values in (np.zeros((2, 2), np.uint16), np.zeros((2, 2), np.int32), np.zeros((2, 2), np.float32)):
-        with pytest.raises(decode.NoRange):
+        with pytest.raises(decode.Unsettled):
             decode.load(file(Image.fromarray(values), "TIFF"))
 
 

@@ -135,7 +135,7 @@ def test_a_class_of_too_few_groups_is_rare_however_many_images_it_has(tmp_path):
         (r"/(\w\d+)x", "data.group: '/(\\\\w\\\\d+)x' finds no group in the file name 'a/a00_0.png'; change it"),
         (r"/(z)?", "finds no group in the file name 'a/a00_0.png'"),
         (r"a|b", "data.group: 2 groups are too few for 3 splits; add images of other groups or set data.group: null"),
-        (r"a|b\d", "class 'a' has no image for validation (train 48, validation 0, test 0), and each class needs"),
+        (r"a|b\d", "class 'a' has no images for validation (train 48, validation 0, test 0), and each class needs"),
         ({"table": "nowhere.csv", "file": "f", "group": "g"}, "data.group: no table nowhere.csv; correct the path"),
         ({"file": "x", "group": "g"}, "has no column 'x' (it has: f, g); change it"),
         ({"file": "f", "group": "x"}, "has no column 'x' (it has: f, g); change it"),

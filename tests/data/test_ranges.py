@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfsup.data.formats import image as decode
+from selfsup.data.formats.image import files as decode
+from selfsup.data.formats.image.ranges import Survey, decide
 from selfsup.data.index import Index, load_index
 from selfsup.data.loader import open_split
-from selfsup.data.ranges import Survey, decide
 from selfsup.data.shards import write
 from selfsup.errors import UserError
 from selfsup.training.build import fresh_backbone
@@ -87,11 +87,11 @@ def test_every_file_is_mapped_by_the_same_line(tmp_path, name):
     """By an independent reference, at sharding and when read again; a greater number is never darker in any file."""
     images, (low, high), levels = SETS[name]
     index = written(put(tmp_path / "images", images))
-    assert index.range is not None
+    assert index.facts.range is not None
     everything = np.concatenate([np.asarray(i, float).ravel() for i in images if isinstance(i, np.ndarray)] or [[0]])
-    assert index.range.low == (low if low is not None else everything.min())
-    assert index.range.high == (high if high is not None else everything.max())
-    assert index.range.rule in index.notes[0]
+    assert index.facts.range.low == (low if low is not None else everything.min())
+    assert index.facts.range.high == (high if high is not None else everything.max())
+    assert index.facts.range.rule in index.notes[0]
     pairs = set()
     for split in index.splits:
         opened = open_split(tmp_path / "shards of images", split, data(image_size=16))
@@ -108,7 +108,7 @@ def test_every_file_is_mapped_by_the_same_line(tmp_path, name):
         assert all(level == 255 - reference(value, 0, 1023) for value, level in pairs)
         ordered.reverse()
     else:
-        assert all(level == reference(value, index.range.low, index.range.high) for value, level in pairs)
+        assert all(level == reference(value, index.facts.range.low, index.facts.range.high) for value, level in pairs)
     assert ordered == sorted(ordered)
     assert len(set(ordered)) >= levels
     assert any("data.image.range: [low, high]" in note for note in index.notes) == (len(set(ordered)) < 32)
@@ -159,15 +159,15 @@ def test_a_given_range_clips_and_counts(tmp_path):
     images = [uniform(-20, 119, np.float32, n) for n in range(COUNT)]
     outside = sum(int(((image < 0) | (image > 100)).sum()) for image in images)
     index = written(put(tmp_path / "images", images), range=[0.0, 100.0])
-    assert index.range is not None
-    assert (index.range.low, index.range.high, index.range.rule) == (0, 100, "data.image.range")
+    assert index.facts.range is not None
+    assert (index.facts.range.low, index.facts.range.high, index.facts.range.rule) == (0, 100, "data.image.range")
     assert f"{outside:,} pixels in {COUNT} images lie outside [0, 100] and are clipped." in index.notes
-    assert index.types == {"float32": COUNT}
+    assert index.facts.types == {"float32": COUNT}
 
 
 def test_a_range_without_numbers_to_map_says_so(tmp_path):
     index = written(put(tmp_path / "images", [decode.png(noise(9, 9, n)) for n in range(COUNT)]), range=[0.0, 9.0])
-    assert index.range is None
+    assert index.facts.range is None
     assert "data.image.range has no effect: all images have 8 bits." in index.notes
 
 
@@ -183,7 +183,7 @@ def test_8_bit_images_among_others_keep_their_values_and_mixed_types_are_said(tm
     eight = [noise(9, 9, n) for n in range(COUNT)]
     mixed = [*integers(0, 4095), *(decode.png(image) for image in eight)]
     index = written(put(tmp_path / "images", mixed))
-    assert index.types == {"uint16": COUNT, "uint8": COUNT}
+    assert index.facts.types == {"uint16": COUNT, "uint8": COUNT}
     assert any(f"mixed types; {COUNT} images of 8 bits keep 0..255" in note for note in index.notes)
     for split in index.splits:
         opened = open_split(tmp_path / "shards of images", split, data(image_size=16))
@@ -197,8 +197,8 @@ def test_shrunk_files_are_mapped_by_the_range_of_the_set(tmp_path):
     """The brightest file alone decides the range, so that each file's own range would give other values."""
     images = [np.full((40, 40), 100 * (n + 1), np.uint16) for n in range(COUNT)]
     index = written(put(tmp_path / "images", images), resize=20)
-    assert index.range is not None
-    assert index.range.high == 2047
+    assert index.facts.range is not None
+    assert index.facts.range.high == 2047
     for split in index.splits:
         opened = open_split(tmp_path / "shards of images", split, data(image_size=16))
         for number, name in enumerate(opened.names):
@@ -234,8 +234,8 @@ def test_shards_of_others_and_sets_of_torchvision_have_one_range_too(tmp_path, m
         data(source="webdataset", path=f"{tmp_path}/shards of images/{{split}}/*.tar", image_size=16),
         0, tmp_path / "again", 1,
     )  # fmt: skip
-    assert again.range == first.range
-    assert again.statistics == first.statistics
+    assert again.facts.range == first.facts.range
+    assert again.facts == first.facts
     from torchvision import datasets
 
     class Floats(datasets.VisionDataset):
@@ -251,8 +251,8 @@ def test_shards_of_others_and_sets_of_torchvision_have_one_range_too(tmp_path, m
 
     monkeypatch.setattr(datasets, "Floats", Floats, raising=False)
     index = write(data(source="torchvision", name="Floats", path=str(tmp_path)), 0, tmp_path / "floats", 1)
-    assert index.range is not None
-    assert (index.range.low, index.range.high) == (0, 1)
+    assert index.facts.range is not None
+    assert (index.facts.range.low, index.facts.range.high) == (0, 1)
 
 
 WRAPPED = {  # what Pillow shows with another sign, or inverted: the file, and its levels in the range
@@ -356,16 +356,16 @@ def test_a_flat_channel_is_normalised_by_one_and_named(tmp_path, blue):
         image[..., 2] = blue
         images.append(decode.png(image))
     index = written(put(tmp_path / "images", images))
-    assert index.statistics.std[2] == 1
-    assert index.statistics.mean[2] == blue / 255
-    assert 0.2 < index.statistics.std[0] < 0.4
+    assert index.facts.std[2] == 1
+    assert index.facts.mean[2] == blue / 255
+    assert 0.2 < index.facts.std[0] < 0.4
     assert [note for note in index.notes if "normalised" in note] == [
         f"Blue of the training images: {blue} everywhere (of 0..255); normalised by 1, and says nothing of an image."
     ]
     split = open_split(tmp_path / "shards of images", "train", data(image_size=16))
     batch = split.gather(np.arange(split.samples))
     backbone = fresh_backbone(params(**SMALL, data__image__image_size=16), "conv", split)
-    assert backbone.std.flatten().tolist() == pytest.approx(index.statistics.std)  # what the export writes, too
+    assert backbone.std.flatten().tolist() == pytest.approx(index.facts.std)  # what the export writes, too
     inputs = backbone.normalize(batch["image"][:, :, :9, :7] / 255)
     assert inputs[:, 2].abs().max() < 1e-6
     assert inputs[:, :2].std() == pytest.approx(1, abs=0.1)
@@ -387,8 +387,8 @@ def test_a_channel_that_varies_by_less_than_the_rounding_is_flat(tmp_path):
     for number in range(COUNT):
         images[number][0, 1, 1] = 41
     index = written(put(tmp_path / "images", [file(Image.fromarray(image[:16, :16]), "PNG") for image in images]))
-    assert index.statistics.std[0] == pytest.approx(0.5 / 255)
-    assert index.statistics.std[1] == 1
+    assert index.facts.std[0] == pytest.approx(0.5 / 255)
+    assert index.facts.std[1] == 1
     assert [note for note in index.notes if note.startswith("Green")] == [
         "Green of the training images: within rounding of 40.00 (of 0..255); normalised by 1, and says nothing of an "
         "image."

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selfsup.data.formats import image as decode
+from selfsup.data.formats.image import files as decode
 from selfsup.data.index import load_index
 from selfsup.errors import UserError
 from tests.data.make import class_folders, shards
@@ -56,7 +56,7 @@ def test_dropped_classes_are_in_no_split(tmp_path):
 
 @pytest.mark.parametrize("rare", ["keep", "drop"])
 def test_with_one_class_left_there_is_nothing_to_tell_apart(tmp_path, rare):
-    with pytest.raises(UserError, match=r"class 'pair' has no image for train .* add images, remove the class or set"):
+    with pytest.raises(UserError, match=r"class 'pair' has no images for train .* add images, remove the class or set"):
         made(tmp_path, {"big": 20, "pair": 2}, rare=rare)
 
 
@@ -119,5 +119,5 @@ def test_images_of_rare_classes_are_no_part_of_statistics_when_dropped(tmp_path)
     (root / "white").mkdir()
     (root / "white/0.png").write_bytes(decode.png(np.full((6, 7, 3), 255, np.uint8)))
     options = {"source": "image_folder", "path": str(root)}
-    kept, dropped = (shards(tmp_path / rare, **options, rare=rare)["train"].mean for rare in ("keep", "drop"))
+    kept, dropped = (shards(tmp_path / rare, **options, rare=rare)["train"].facts.mean for rare in ("keep", "drop"))
     assert min(kept) > max(dropped)

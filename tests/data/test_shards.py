@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from selfsup.data.formats import image as decode
+from selfsup.data.formats.image import files as decode
 from selfsup.data.index import load_index
 from selfsup.data.loader import open_split
 from selfsup.data.shards import write
@@ -58,8 +58,8 @@ def test_statistics_are_of_the_training_pixels(tmp_path):
         rows.append((valid.mean(1), (valid**2).mean(1)))
     mean = sum(row[0] for row in rows) / len(rows)
     std = (sum(row[1] for row in rows) / len(rows) - mean**2).sqrt()
-    assert split.mean == pytest.approx(mean.tolist(), abs=1e-12)
-    assert split.std == pytest.approx(std.tolist(), abs=1e-12)
+    assert split.facts.mean == pytest.approx(mean.tolist(), abs=1e-12)
+    assert split.facts.std == pytest.approx(std.tolist(), abs=1e-12)
 
 
 def test_bytes_are_the_same_on_every_run_and_for_any_number_of_processes(tmp_path):
@@ -182,8 +182,8 @@ def test_skipped_files_are_counted_and_listed(tmp_path):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ({"a": 9, "lone": 1}, r"class 'lone' has no image for train \(train 0, validation 0, test 1\)"),
-        ({"a": 9, "pair": 2}, r"class 'pair' has no image for train \(train 0, validation 1, test 1\)"),
+        ({"a": 9, "lone": 1}, r"class 'lone' has no images for train \(train 0, validation 0, test 1\)"),
+        ({"a": 9, "pair": 2}, r"class 'pair' has no images for train \(train 0, validation 1, test 1\)"),
     ],
 )
 def test_a_class_too_small_for_every_split_is_named_with_the_remedy(tmp_path, counts, message):
@@ -198,7 +198,7 @@ def test_a_class_too_small_for_every_split_is_named_with_the_remedy(tmp_path, co
 def test_a_class_lost_to_unreadable_files_is_named(tmp_path):
     root = class_folders(tmp_path / "images", {"a": 9, "b": 3})
     (root / "b" / "000.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"class 'b' has no image for \w+ .*unreadable"):
+    with pytest.raises(UserError, match=r"class 'b' has no images for \w+ .*unreadable"):
         shards(tmp_path / "shards", source="image_folder", path=str(root), on_error="skip")
 
 

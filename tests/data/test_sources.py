@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from selfsup.data.formats import image as decode
+from selfsup.data.formats.image import files as decode
 from selfsup.data.shards import write
 from selfsup.data.source import not_read, resolve
 from selfsup.data.sources import open_source
@@ -101,7 +101,7 @@ def test_a_class_that_only_the_test_split_has(tmp_path):
     root = tmp_path / "images"
     class_folders(root / "train", {"a": 20})
     class_folders(root / "test", {"a": 3, "b": 4})
-    with pytest.raises(UserError, match=r"class 'b' has no image for train \(train 0, validation 0, test 4\)"):
+    with pytest.raises(UserError, match=r"class 'b' has no images for train \(train 0, validation 0, test 4\)"):
         shards(tmp_path / "shards", source="image_folder", path=str(root))
 
 
@@ -381,4 +381,6 @@ def test_digits_import_neither_scikit_learn_nor_torch():
 
 
 def test_hidden_files_alone_need_no_converting():
-    assert not_read(Counter({"hidden": 1})) == ["Files left out, as their names are not those of images: 1 hidden."]
+    assert not_read(Counter({"hidden": 1}), "images") == [
+        "Files left out, as their names are not those of images: 1 hidden."
+    ]

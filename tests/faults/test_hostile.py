@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from selfsup.data import fetch
-from selfsup.data.formats import image as decode
+from selfsup.data.formats.image import files as decode
 from selfsup.data.index import verify
 from selfsup.data.shards import write
 from selfsup.data.sources.webdataset import read_ref, tar_shards
@@ -172,7 +172,7 @@ def test_a_packed_bomb_is_not_unpacked(tmp_path, monkeypatch, suffix, pack):
         (lambda v: v["splits"]["train"].append(v["splits"]["train"][0]), "a shard in it twice"),
         (lambda v: v["splits"].pop("validation"), "not the three splits"),
         (lambda v: v["splits"].update(train=[]), "damaged or edited"),
-        (lambda v: v["statistics"].update(mean=[0.5]), "damaged or edited"),
+        (lambda v: v["facts"].update(mean=[0.5]), "damaged or edited"),
         (lambda v: v.update(classes=v["classes"][:3]), "does not fit its table"),
     ],
 )

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from selfsup import params
-from selfsup.data.formats import image as decode
+from selfsup.data.formats.image import files as decode
 from selfsup.data.index import Index, load_index
 from selfsup.data.loader import open_split
 from selfsup.data.sources import webdataset as tar_source
@@ -226,7 +226,7 @@ def _check_split(place: Path, index: Index, name: str, values: Any) -> None:
     assert ((split.labels >= -1) & (split.labels < max(len(split.classes), 1))).all()
     assert len(split.names) == len(split)
     batch = split.gather(np.arange(len(split)))
-    assert batch["image"].shape == (len(split), 3, split.size, split.size)
+    assert batch["image"].shape == (len(split), 3, split.data.stored, split.data.stored)
     same_index = json.loads(_shards()["index.json"])["checksum"] == split.checksum
     if same_index and values.verify == "full":
         assert [split.read(number) for number in range(len(split))] == _originals()[name]

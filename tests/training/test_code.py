@@ -26,7 +26,7 @@ from selfsup.training.session import code_checksum
                 "families/multicrop.py",
                 "nn/ema.py",
                 "nets/image.py",
-                "data/formats/image.py",
+                "data/formats/image/files.py",
             ],
             ["nn/kmeans.py", "families/momentum.py", "families/clusters.py"],
         ),

@@ -1,8 +1,9 @@
-"""Images that are there more than once: which are in two splits, which have two labels, and which one to keep.
+"""Samples that are there more than once: which are in two splits, which have two labels, and which one to keep.
 
-Images are compared by their decoded pixels at the store size and not by their files' bytes. What differs only in
-compression without loss, in metadata or in the name is the same to the network, and files of equal bytes have equal
-pixels. A copy that was saved again with loss (JPEG), resized or cropped is another image here.
+Samples are compared by their decoded content and not by their files' bytes: images by their pixels at the store size.
+What differs only in compression without loss, in metadata or in the name is the same to the network, and files of equal
+bytes have equal content. A copy of an image that was saved again with loss (JPEG), resized or cropped is another image
+here.
 """
 
 import hashlib
@@ -14,18 +15,18 @@ import numpy as np
 from selfsup.data.index import Copies
 
 PAIRS = (("train", "validation"), ("train", "test"), ("validation", "test"))
-_ORDER = ("test", "validation", "train")  # in a source: of equal images the first is kept
+_ORDER = ("test", "validation", "train")  # in a source: of equal samples the first is kept
 
 
-def digest(pixels: np.ndarray) -> bytes:
-    """16 bytes that are equal for equal pixels. uint8 [3 H W]"""
-    return hashlib.blake2b(pixels.tobytes(), digest_size=16, key=str(pixels.shape).encode()).digest()
+def digest(content: np.ndarray) -> bytes:
+    """16 bytes that are equal for equal content, an array of any shape."""
+    return hashlib.blake2b(content.tobytes(), digest_size=16, key=str(content.shape).encode()).digest()
 
 
 @dataclass
-class Images:
-    """The images of a split in the order of its shards: digests uint64 [N 2], labels int64 [N], the source's split that
-    they are of, their numbers there and their places in the plan's split, both int64 [N]."""
+class Part:
+    """The samples of a split in the order of its shards: digests uint64 [N 2], labels int64 [N], the source's
+    split that they are of, their numbers there and their places in the plan's split, both int64 [N]."""
 
     digests: np.ndarray
     labels: np.ndarray
@@ -36,7 +37,7 @@ class Images:
 
 @dataclass
 class Found:
-    """All images that have an equal one, grouped: `start` has each set's first place in the arrays, int64 [sets]."""
+    """All samples that have an equal one, grouped: `start` has each set's first place in the arrays, int64 [sets]."""
 
     start: np.ndarray
     split: np.ndarray  # place in `names`
@@ -47,20 +48,20 @@ class Found:
     names: list[str]  # of the splits
 
 
-def find(images: Mapping[str, Images]) -> Found:
-    """The sets of equal images. Memory: about 100 bytes per image while sorting, of which 16 are digests."""
-    names = list(images)
-    digests = np.concatenate([part.digests for part in images.values()])
-    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal images stay in the order of splits and places
+def find(samples: Mapping[str, Part]) -> Found:
+    """The sets of equal samples. Memory: about 100 bytes per sample while sorting, of which 16 are digests."""
+    names = list(samples)
+    digests = np.concatenate([part.digests for part in samples.values()])
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal samples stay in the order of splits and places
     ordered = digests[order]
-    same = np.concatenate([[False], (ordered[1:] == ordered[:-1]).all(1)])  # equal to the previous image
+    same = np.concatenate([[False], (ordered[1:] == ordered[:-1]).all(1)])  # equal to the previous sample
     member = same | np.append(same[1:], False)
     order, start = order[member], np.flatnonzero(~same[member])
 
     def all_of(values: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(values)[order]
 
-    parts = list(images.values())
+    parts = list(samples.values())
     lengths = [len(part.labels) for part in parts]
     return Found(
         start=start,
@@ -74,7 +75,7 @@ def find(images: Mapping[str, Images]) -> Found:
 
 
 def count(found: Found, dropped: bool) -> Copies:
-    """How many images are copies, in whatever splits and with whatever labels, and whether all but one are dropped."""
+    """How many samples are copies, in whatever splits and with whatever labels, and whether all but one are dropped."""
     across = {}
     for one, other in PAIRS:
         in_one = _any(found, found.split == found.names.index(one))
@@ -83,14 +84,14 @@ def count(found: Found, dropped: bool) -> Copies:
     surplus = len(found.split) - len(found.start)
     return Copies(
         surplus=surplus,
-        across={pair: images for pair, images in across.items() if images},
+        across={pair: samples for pair, samples in across.items() if samples},
         relabelled=int(_relabelled(found).sum()),
         dropped=surplus * dropped,
     )
 
 
 def example(found: Found, one: str, other: str) -> tuple[int, int]:
-    """The places in two splits of an image that both have."""
+    """The places in two splits of a sample that both have."""
     splits = [found.split == found.names.index(split) for split in (one, other)]
     both = _spread(found, _any(found, splits[0]) & _any(found, splits[1]))
     first = int(found.place[both & splits[1]].min())
@@ -100,16 +101,16 @@ def example(found: Found, one: str, other: str) -> tuple[int, int]:
 
 
 def relabelled_example(found: Found) -> list[tuple[str, int]]:
-    """The splits and places in them of two equal images with different labels."""
+    """The splits and places in them of two equal samples with different labels."""
     at = int(np.flatnonzero(_relabelled(found))[0])
     other = next(i for i in range(at + 1, len(found.labels)) if found.labels[i] not in (-1, found.labels[at]))
     return [(found.names[found.split[i]], int(found.place[i])) for i in (at, other)]
 
 
 def surplus(found: Found) -> dict[str, np.ndarray]:
-    """The images to leave out so that one of each is left: numbers in each split of the source, int64.
+    """The samples to leave out so that one of each is left: numbers in each split of the source, int64.
 
-    Kept is an image of the source's test split before one of validation before one of train, a labelled one before
+    Kept is a sample of the source's test split before one of validation before one of train, a labelled one before
     one without label, and then the first.
     """
     order = np.lexsort((found.numbers, found.labels < 0, found.origin, _set(found)))
@@ -118,22 +119,22 @@ def surplus(found: Found) -> dict[str, np.ndarray]:
 
 
 def _set(found: Found) -> np.ndarray:
-    """The number of each image's set."""
+    """The number of each sample's set."""
     return np.repeat(np.arange(len(found.start)), np.diff(np.append(found.start, len(found.split))))
 
 
-def _any(found: Found, images: np.ndarray) -> np.ndarray:
-    """Of each set whether it has one of `images`."""
-    return np.logical_or.reduceat(images, found.start) if len(found.start) else np.zeros(0, bool)
+def _any(found: Found, samples: np.ndarray) -> np.ndarray:
+    """Of each set whether it has one of `samples`."""
+    return np.logical_or.reduceat(samples, found.start) if len(found.start) else np.zeros(0, bool)
 
 
 def _spread(found: Found, sets: np.ndarray) -> np.ndarray:
-    """Of each image whether its set is one of `sets`."""
+    """Of each sample whether its set is one of `sets`."""
     return sets[_set(found)]
 
 
 def _relabelled(found: Found) -> np.ndarray:
-    """Of each image whether it has a label and its set another one too."""
+    """Of each sample whether it has a label and its set another one too."""
     if not len(found.start):
         return np.zeros(0, bool)
     high = np.maximum.reduceat(found.labels, found.start)

@@ -1,4 +1,4 @@
-"""Groups of images that must stay in one split, such as a patient's or a video's, as `data.group` tells them."""
+"""Groups of samples that must stay in one split, such as a patient's or a video's, as `data.group` tells them."""
 
 import csv
 import re
@@ -7,17 +7,17 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from selfsup.blocks import GroupTable
+from selfsup.blocks import GroupTable, KindData
 from selfsup.data.source import Samples, resolve
 from selfsup.errors import UserError
 
 
-def group_numbers(splits: Mapping[str, Samples], group: str | GroupTable | None) -> dict[str, np.ndarray] | None:
-    """Each image's group as a number, int64 [N] per split of the source; None where `group` is null.
+def group_numbers(splits: Mapping[str, Samples], data: KindData) -> dict[str, np.ndarray] | None:
+    """Each sample's group as a number, int64 [N] per split of the source; None where `data.group` is null.
 
-    Raises `UserError` for an image without a group and for a group in two splits of the source.
+    Raises `UserError` for a sample without a group and for a group in two splits of the source.
     """
-    if group is None:
+    if (group := data.group) is None:
         return None
     find = _by_expression(group) if isinstance(group, str) else _by_table(group)
     known: dict[str, int] = {}
@@ -25,7 +25,7 @@ def group_numbers(splits: Mapping[str, Samples], group: str | GroupTable | None)
     for split, samples in splits.items():
         found = (known.setdefault(find(name), len(known)) for name in samples.names)
         numbers[split] = np.fromiter(found, np.int64, len(samples.names))
-    _check_own_splits(splits, numbers, list(known))
+    _check_own_splits(splits, numbers, list(known), data.noun)
     return numbers
 
 
@@ -80,7 +80,9 @@ def _rows(group: GroupTable) -> dict[str, str]:
     return rows
 
 
-def _check_own_splits(splits: Mapping[str, Samples], numbers: Mapping[str, np.ndarray], names: list[str]) -> None:
+def _check_own_splits(
+    splits: Mapping[str, Samples], numbers: Mapping[str, np.ndarray], names: list[str], noun: str
+) -> None:
     ordered = sorted(splits)
     for one in ordered:
         for other in ordered[ordered.index(one) + 1 :]:
@@ -93,5 +95,5 @@ def _check_own_splits(splits: Mapping[str, Samples], numbers: Mapping[str, np.nd
                 more = f" (and {len(both) - 1} more groups)" if len(both) > 1 else ""
                 raise UserError(
                     f"data.group: group {names[both[0]]!r}{more} is in two splits of the source, {files}; move its "
-                    "images into one split, or set data.group: null"
+                    f"{noun} into one split, or set data.group: null"
                 )

@@ -5,15 +5,16 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, ValidationInfo, field_validator
 
 from selfsup.config import Strict
+from selfsup.data import formats
 from selfsup.errors import UserError
 
-SCHEMA = 3
+SCHEMA = 4
 REMEDY = "run `dvc repro --force --single-item shard` to write the shards again"
 
 
@@ -26,29 +27,10 @@ class File(Strict):
 
 
 class Shard(File):
-    """A tar of samples and its table: arrays offset, size (int64, of the image's bytes in the tar), label, name."""
+    """A tar of samples and its table: arrays offset, size (int64, of the sample's bytes in the tar), label, name."""
 
     samples: PositiveInt
     table: File
-
-
-class Statistics(Strict):
-    """Of the training images' channels in 0..1, each image weighted equally: what the network's input is normalised by.
-
-    `std` is the divisor, so 1 for a channel without variation: everything that reads it, such as the backbone, its
-    export and timm's configuration, then divides by the same number.
-    """
-
-    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
-    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
-
-
-class Range(Strict):
-    """The range that is mapped to 0..255 in every file whose numbers 8 bits do not hold."""
-
-    low: float
-    high: float
-    rule: str  # why these
 
 
 class Skipped(Strict):
@@ -59,12 +41,12 @@ class Skipped(Strict):
 
 
 class Copies(Strict):
-    """Images whose decoded pixels are equal at the store size."""
+    """Samples whose decoded content is equal."""
 
-    surplus: NonNegativeInt  # images less the different ones among them
-    across: dict[str, PositiveInt]  # "train/test": images of the second split that are also in the first
-    relabelled: NonNegativeInt  # labelled images that equal one with another label
-    dropped: NonNegativeInt  # images that are in no shard, because an equal one is
+    surplus: NonNegativeInt  # samples less the different ones among them
+    across: dict[str, PositiveInt]  # "train/test": samples of the second split that are also in the first
+    relabelled: NonNegativeInt  # labelled samples that equal one with another label
+    dropped: NonNegativeInt  # samples that are in no shard, because an equal one is
 
 
 class Index(Strict):
@@ -74,19 +56,22 @@ class Index(Strict):
     kind: str  # of the samples: a block under `data` in params.yaml
     source: str
     seed: int
-    store_size: int  # pixels; the side of the squares in which the statistics were taken
     classes: list[str]  # [] when unlabelled
-    statistics: Statistics
-    range: Range | None  # None: all images have 8 bits
-    types: dict[str, int]  # images by the type of their numbers, such as uint8 and float32
+    facts: Any  # the `Facts` of the kind's format: what sharding found in the whole set and readers need
     splits: dict[str, Annotated[list[Shard], Field(min_length=1)]]  # train, validation and test
     skipped_count: int
     skipped: list[Skipped]
     copies: Copies
-    rare: dict[str, NonNegativeInt]  # classes with too few images for every split -> images without label, or dropped
-    left_out: dict[str, int]  # the source's files that are no images, by extension
+    rare: dict[str, NonNegativeInt]  # classes too small for every split -> samples without label, or dropped
+    left_out: dict[str, int]  # the source's files that are no samples, by extension
     notes: list[str]  # whole sentences on what was left out or looks wrong; sharding prints them, the page shows them
     checksum: str = ""  # SHA-256 of all the rest, and so of the whole data set
+
+    @field_validator("facts", mode="before")
+    @classmethod
+    def _facts_are_of_the_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        model = formats.find(info.data.get("kind", "")).Facts
+        return value if isinstance(value, model) else model.model_validate(value)
 
     def digest(self) -> str:
         """What `checksum` should be."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from selfsup.blocks import Data, KindData
-from selfsup.data.decoded import Fetch, open_images
-from selfsup.data.formats import image as decode
+from selfsup.data import formats
+from selfsup.data.decoded import Fetch, open_samples
+from selfsup.data.format import Arrays, Unreadable
 from selfsup.data.index import REMEDY, Index, load_table, verify
 from selfsup.draw import epoch_order
 from selfsup.errors import UserError
@@ -41,13 +42,12 @@ def open_splits(
 
 
 class Split:
-    """The samples of one split, numbered in the order of the shards. Images are decoded when first asked for."""
+    """The samples of one split, numbered in the order of the shards. They are decoded when first asked for."""
 
     def __init__(self, folder: Path, index: Index, name: str, data: Any):
         self.folder, self.name = folder, name
         self.kind, self.data = index.kind, data  # the block of that kind with the shared keys
         self.shards = index.splits[name]
-        self.size = data.stored  # S, side of the squares, pixels
         self.cache = data.cache
         tables = [load_table(folder / shard.table.file) for shard in self.shards]
         self.labels: np.ndarray = np.concatenate([table["label"] for table in tables])  # int64 [N], -1: none
@@ -56,8 +56,8 @@ class Split:
         self._shard = np.repeat(np.arange(len(tables)), [len(table["label"]) for table in tables])
         self.samples = len(self.labels)
         self.classes, self.rare = index.classes, index.rare
-        self.mean, self.std = index.statistics.mean, index.statistics.std  # of the training split, 0..1
-        self.span = (index.range.low, index.range.high) if index.range else None
+        self.format, self.facts = formats.find(index.kind), index.facts  # the latter are the format's `Facts`
+        self.decoder = self.format.decoder(data, self.facts)
         self.checksum = index.checksum  # of the whole data set
 
     def __len__(self) -> int:
@@ -80,12 +80,11 @@ class Split:
     def gather(self, ids: Tensor | np.ndarray | Sequence[int]) -> Batch:
         """A batch on the CPU, in the order of `ids`, int64 [B].
 
-        Returns `id` int64 [B], `image` uint8 [B 3 S S], `box` int64 [B 2] (height and width of the image in the
-        square, at its top-left corner) and `label` int64 [B] (-1: none).
+        Returns `id` int64 [B], `label` int64 [B] (-1: none) and the kind's signals, such as `image` uint8 [B 3 S S] and
+        `box` int64 [B 2] (height and width of the image in the square, at its top-left corner).
         """
         numbers = torch.as_tensor(ids, dtype=torch.int64)
-        image, box = self._fetch(numbers)
-        return {"id": numbers, "image": image, "box": box, "label": self._labels[numbers]}
+        return {"id": numbers, **self._fetch(numbers), "label": self._labels[numbers]}
 
     @cached_property
     def _labels(self) -> Tensor:
@@ -94,19 +93,19 @@ class Split:
     @cached_property
     def _fetch(self) -> Fetch:
         mean_bytes = float(self._bytes.mean())
-        return open_images(self.cache, self._cache_folder(), self.samples, self.size, self._decode, mean_bytes)
+        signals, noun = self.decoder.signals, self.data.noun
+        return open_samples(self.cache, self._cache_folder(), self.samples, signals, self._decode, mean_bytes, noun)
 
     def _cache_folder(self) -> Path:
-        """Decoded images depend on the shards' bytes, the size, the value range and the decoder, and are shared by what
-        has the same."""
-        key = [str(decode.VERSION), str(self.size), repr(self.span), *(shard.sha256 for shard in self.shards)]
+        """Decoded samples depend on the shards' bytes and the decoder, and are shared by what has the same."""
+        key = [self.kind, str(self.format.VERSION), repr(self.decoder), *(shard.sha256 for shard in self.shards)]
         digest = hashlib.sha256(" ".join(key).encode()).hexdigest()[:24]
         return Path(os.environ.get("DVC_ROOT") or ".", ".cache", "decoded", digest, self.name)
 
-    def _decode(self, number: int) -> tuple[np.ndarray, tuple[int, int]]:
+    def _decode(self, number: int) -> Arrays:
         try:
-            return decode.decode(self.read(number), self.size, self.span)
-        except decode.Unreadable as error:  # readable when it was sharded
+            return self.decoder(self.read(number))
+        except Unreadable as error:  # readable when it was sharded
             shard = self.folder / self.shards[self._shard[number]].file
             raise UserError(f"{shard}: sample {number} of {self.name}: {error}; set data.verify: full") from None
 
@@ -124,12 +123,13 @@ def train_batches(
 ) -> Iterator[Batch]:
     """This process's rows of the batches of steps `start_step` to `steps` - 1, one being read ahead.
 
-    The batch of a step, `batch_size` images over all `world` processes, is a function of (seed, step) alone: a slice of
-    the epoch's order. It has `chunks` equal parts, of each of which a process has its share. The images left over at
-    the end of an epoch are dropped. Raises `UserError`.
+    The batch of a step, `batch_size` samples over all `world` processes, is a function of (seed, step) alone: a slice
+    of the epoch's order. It has `chunks` equal parts, of each of which a process has its share. The samples left over
+    at the end of an epoch are dropped. Raises `UserError`.
     """
     if split.samples < batch_size:
-        raise UserError(f"pretrain.batch_size: {batch_size} is more than the {split.samples} training images; lower it")
+        have = f"{split.samples} training {split.data.noun}"
+        raise UserError(f"pretrain.batch_size: {batch_size} is more than the {have}; lower it")
     if batch_size // chunks % world:
         name = "batch_size" if chunks == 1 else "chunk_size"
         raise UserError(
@@ -140,7 +140,7 @@ def train_batches(
 
 
 def train_ids(samples: int, seed: int, batch_size: int, steps: range) -> Iterator[Tensor]:
-    """The images of each step's batch over all processes, int64 [batch_size]."""
+    """The samples of each step's batch over all processes, int64 [batch_size]."""
     steps_per_epoch, known = samples // batch_size, -1
     for step in steps:
         epoch, place = divmod(step, steps_per_epoch)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from selfsup.blocks import Shared
+from selfsup.blocks import KindData
 from selfsup.data.names import Names
 from selfsup.data.source import SPLITS, Samples, Source
 from selfsup.data.splits import held_out, held_out_groups, kept, places, random_keys
@@ -14,14 +14,14 @@ from selfsup.errors import UserError
 
 @dataclass
 class Plan:
-    """The three splits as parts of the source's own, and the classes whose images have no label."""
+    """The three splits as parts of the source's own, and the classes whose samples have no label."""
 
     source: Source
     origin: dict[str, str]  # of each split the source's split that it is a part of
     numbers: dict[str, np.ndarray]  # and the numbers of its samples there, int64 [N]
     labels: dict[str, np.ndarray]  # of the source's splits, int64 [N]: classes of `classes`, -1: none
     classes: list[str]
-    rare: dict[str, int] = field(default_factory=dict)  # class -> its images, kept without label or dropped
+    rare: dict[str, int] = field(default_factory=dict)  # class -> its samples, kept without label or dropped
 
     def samples(self, split: str) -> Samples:
         own, numbers = self.source.splits[self.origin[split]], self.numbers[split]
@@ -40,7 +40,7 @@ class Plan:
 
 def plan(
     source: Source,
-    data: Shared,
+    data: KindData,
     seed: int,
     groups: Mapping[str, np.ndarray] | None,
     without: Mapping[str, np.ndarray],
@@ -49,10 +49,10 @@ def plan(
     """The three splits. Test is the source's own or carved from train; then `data.limit`; then validation likewise.
 
     `groups` int64 [N] per split of the source are never cut by what is carved. `without` holds the numbers of samples
-    to leave out, per split of the source. A class that has fewer images (or groups) than there are splits to carve it
-    into, or none in a split of the source, is rare: as `data.rare` says it keeps its images, in train where they would
+    to leave out, per split of the source. A class that has fewer samples (or groups) than there are splits to carve it
+    into, or none in a split of the source, is rare: as `data.rare` says it keeps its samples, in train where they would
     be carved, but no label; or it is dropped; or this fails. Raises `UserError` then, when fewer than two classes are
-    left, and when a split has no image; `remedy` ends the message.
+    left, and when a split has no sample; `remedy` ends the message.
     """
     draft = _Draft(source, data, groups, without)
     count = len(source.splits["train"].names)
@@ -76,7 +76,7 @@ class _Draft:
     def __init__(
         self,
         source: Source,
-        data: Shared,
+        data: KindData,
         groups: Mapping[str, np.ndarray] | None,
         without: Mapping[str, np.ndarray],
     ):
@@ -88,7 +88,7 @@ class _Draft:
         }
         self.labels = {split: samples.labels.copy() for split, samples in source.splits.items()}
         self.rare: set[int] = set()
-        self.images = np.zeros(len(source.classes), np.int64)  # of each class, where it is rare
+        self.samples = np.zeros(len(source.classes), np.int64)  # of each class, where it is rare
 
     def carve(self, split: str, keys: np.ndarray, share: float, spare: int) -> None:
         """Take `share` of train for `split`, leaving at least `spare` groups of each class."""
@@ -99,7 +99,7 @@ class _Draft:
         else:
             group = self.groups["train"][numbers]
             if (found := len(np.unique(group))) <= spare:
-                what = "add images of other groups" if self.data.limit is None else "raise data.limit"
+                what = f"add {self.data.noun} of other groups" if self.data.limit is None else "raise data.limit"
                 raise UserError(
                     f"data.group: {found} groups are too few for {spare + 1} splits; {what} or set data.group: null"
                 )
@@ -107,16 +107,16 @@ class _Draft:
         self.origin[split], self.numbers[split], self.numbers["train"] = "train", numbers[held], numbers[~held]
 
     def counts(self, split: str) -> np.ndarray:
-        """Labelled images of each class, int64 [classes]."""
+        """Labelled samples of each class, int64 [classes]."""
         labels = self.labels[self.origin[split]][self.numbers[split]]
         return np.bincount(labels[labels >= 0], minlength=len(self.source.classes))
 
     def missing(self) -> np.ndarray:
-        """Classes that have no image in one of the splits so far, bool [classes]."""
+        """Classes that have no sample in one of the splits so far, bool [classes]."""
         return np.any([self.counts(split) == 0 for split in self.numbers], axis=0)
 
     def too_few(self, splits: int) -> np.ndarray:
-        """Classes with fewer images in train than `splits`, or with none in another split, bool [classes]."""
+        """Classes with fewer samples in train than `splits`, or with none in another split, bool [classes]."""
         numbers = self.numbers["train"]
         groups = None if self.groups is None else self.groups["train"][numbers]
         can = places(self.labels["train"][numbers], groups, len(self.source.classes))
@@ -140,7 +140,7 @@ class _Draft:
 
     def count_rare(self, labels: np.ndarray, rare: set[int]) -> None:
         found = np.bincount(labels[labels >= 0], minlength=len(self.source.classes))
-        self.images[list(rare)] += found[list(rare)]
+        self.samples[list(rare)] += found[list(rare)]
 
     def finish(self, remedy: str) -> Plan:
         if self.data.rare == "keep":
@@ -155,31 +155,31 @@ class _Draft:
             {split: self.numbers[split] for split in SPLITS},
             {split: number[labels] for split, labels in self.labels.items()},
             [self.source.classes[label] for label in left],
-            {self.source.classes[label]: int(self.images[label]) for label in sorted(self.rare)},
+            {self.source.classes[label]: int(self.samples[label]) for label in sorted(self.rare)},
         )
-        check_classes({split: found.split_labels(split) for split in SPLITS}, found.classes, remedy)
+        check_classes({split: found.split_labels(split) for split in SPLITS}, found.classes, self.data.noun, remedy)
         return found
 
 
 def lacking(labels: Sequence[int] | np.ndarray, classes: int) -> bool:
-    """Whether a split of these labels has no image, or none of a class."""
+    """Whether a split of these labels has no sample, or none of a class."""
     counts = np.bincount(np.array(labels, int) + 1, minlength=classes + 1)
     return counts.sum() == 0 or bool((counts[1:] == 0).any())
 
 
-def check_classes(labels: Mapping[str, Sequence[int] | np.ndarray], classes: list[str], remedy: str) -> None:
-    """Every split needs an image, and one of each class. Raises `UserError`."""
+def check_classes(labels: Mapping[str, Sequence[int] | np.ndarray], classes: list[str], noun: str, remedy: str) -> None:
+    """Every split needs a sample, and one of each class. Raises `UserError`."""
     counts = {
         split: np.bincount(np.array(found, int) + 1, minlength=len(classes) + 1) for split, found in labels.items()
     }
     for split, count in counts.items():
         if count.sum() == 0:
             have = ", ".join(f"{name} {other.sum()}" for name, other in counts.items())
-            raise UserError(f"data: too few images, none is left for {split} ({have}); {remedy}")
+            raise UserError(f"data: too few {noun}, none is left for {split} ({have}); {remedy}")
         if len(missing := np.flatnonzero(count[1:] == 0)):
             name, more = classes[missing[0]], f" (and {len(missing) - 1} more classes)" if len(missing) > 1 else ""
             have = ", ".join(f"{other} {found[missing[0] + 1]}" for other, found in counts.items())
             raise UserError(
-                f"data: class {name!r}{more} has no image for {split} ({have}), and each class needs one in every "
+                f"data: class {name!r}{more} has no {noun} for {split} ({have}), and each class needs one in every "
                 f"split: {remedy}, remove the class or set data.labels: none"
             )

@@ -1,12 +1,12 @@
-"""Where images come from: every source is a listing of samples per split and a function that reads one file's bytes."""
+"""Where samples come from: every source lists the samples of each split and gives a function that reads one file."""
 
 import difflib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,8 +30,17 @@ class Source:
     classes: list[str]
     splits: dict[str, Samples]
     read: Callable[[Any], bytes]
-    left_out: dict[str, int] = field(default_factory=dict)  # files that are no images, by extension
+    left_out: dict[str, int] = field(default_factory=dict)  # files that are no samples, by extension
     notes: list[str] = field(default_factory=list)  # whole sentences on what was left out
+
+
+class Watched(NamedTuple):
+    """A source's files outside the project: those of `names` below `root`, a folder, or `root` itself, named ""."""
+
+    root: Path | None  # None: nothing is watched
+    place: str = ""  # the same as params.yaml has it
+    names: Iterable[str] = ()
+    why_not: str = ""
 
 
 def resolve(path: str) -> Path:
@@ -48,13 +57,13 @@ def array_samples(images: np.ndarray, labels: np.ndarray) -> Samples:
     return Samples([f"{number:06d}.png" for number in range(len(images))], labels.astype(np.int64), images)
 
 
-def not_read(left_out: Counter[str]) -> list[str]:
-    """A sentence on files that are no images."""
+def not_read(left_out: Counter[str], noun: str) -> list[str]:
+    """A sentence on files that are no samples."""
     if not left_out:
         return []
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in few(left_out).items())
-    remedy = "; convert those that are images" if set(left_out) - {"hidden"} else ""
-    return [f"Files left out, as their names are not those of images: {kinds}{remedy}."]
+    remedy = f"; convert those that are {noun}" if set(left_out) - {"hidden"} else ""
+    return [f"Files left out, as their names are not those of {noun}: {kinds}{remedy}."]
 
 
 def few(counts: Counter[str]) -> dict[str, int]:

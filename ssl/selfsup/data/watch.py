@@ -8,15 +8,15 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from selfsup.blocks import GroupTable, ImageData
-from selfsup.data.source import SPLITS, resolve
-from selfsup.data.sources.image_folder import Walk, files_below
+from selfsup.blocks import GroupTable, KindData
+from selfsup.data import sources
+from selfsup.data.source import resolve
 from selfsup.files import replaced
 
 NOT_THERE = "not there"
 
 
-def watch(data: ImageData, path: Path = Path("data/watched.txt"), shards: Path = Path("data/shards")) -> str:
+def watch(data: KindData, path: Path = Path("data/watched.txt"), shards: Path = Path("data/shards")) -> str:
     """Write what `watched` says to `path` and return it, with a sentence on the lines that were kept, if any.
 
     Shards may be pulled from a DVC remote to a machine without the files that they were made of. The recorded line on
@@ -42,39 +42,23 @@ def _kept(line: str, recorded: list[str]) -> str:
     return digests[0] if state == NOT_THERE and digests else line
 
 
-def watched(data: ImageData) -> str:
-    """What `data/watched.txt` holds: one line each on the images and, where there is one, on the table of groups.
+def watched(data: KindData) -> str:
+    """What `data/watched.txt` holds: one line each on the samples and, where there is one, on the table of groups.
 
     Equal files at the same `path` in params.yaml give equal text. With `data.watch: listing` files are equal when their
     paths, sizes and modification times are; with `content` when their paths and bytes are.
     """
     if data.watch == "none":
-        return "images: not watched, as data.watch says\n"
-    root, names, why_not = _images(data)
-    subject = f"images: {data.source} {json.dumps(data.path)} by {data.watch}"
-    lines = [f"images: not watched, {why_not}" if root is None else f"{subject}: {_digest(root, names, data.watch)}"]
+        return f"{data.noun}: not watched, as data.watch says\n"
+    root, place, names, why_not = sources.find(data.source).watched(data)
+    subject = f"{data.noun}: {data.source} {json.dumps(place)} by {data.watch}"
+    lines = [
+        f"{data.noun}: not watched, {why_not}" if root is None else f"{subject}: {_digest(root, names, data.watch)}"
+    ]
     if isinstance(data.group, GroupTable):
         table = resolve(data.group.table)
         lines.append(f"table: {json.dumps(data.group.table)} by content: {_digest(table, [''], 'content')}")
     return "\n".join(lines) + "\n"
-
-
-def _images(data: ImageData) -> tuple[Path | None, Iterable[str], str]:
-    """A folder and the files below it; or None and the reason why nothing is watched."""
-    if data.source == "digits":
-        return None, (), "digits are part of scikit-learn"
-    if data.path is None:
-        return None, (), "torchvision checks what it downloads"
-    if data.source != "webdataset":
-        root = resolve(data.path)
-        return root, files_below(str(root), "", Walk()) if root.is_dir() else [""], ""
-    from selfsup.data.fetch import is_remote, list_shards
-
-    if is_remote(data.path):
-        return None, (), "remote shards; `dvc repro --force --single-item shard` fetches them again"
-    patterns = dict.fromkeys(data.path.replace("{split}", split) for split in SPLITS)
-    found = [shard for pattern in patterns for shard in list_shards(pattern)]
-    return Path() if found else resolve(data.path), found, ""
 
 
 def _digest(root: Path, names: Iterable[str], watch: str) -> str:

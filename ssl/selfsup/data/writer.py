@@ -1,7 +1,7 @@
 """The parallel part of sharding: jobs that each write one shard, and the pool that runs them.
 
 A shard is an uncompressed tar of `<number>.<extension>` (the file's own bytes) and, where labelled, `<number>.cls`.
-The table beside it has each image's offset in the tar, so that samples are read without parsing the tar.
+The table beside it has each sample's offset in the tar, so that samples are read without parsing the tar.
 """
 
 import io
@@ -14,18 +14,17 @@ from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from multiprocessing.synchronize import Event
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from selfsup.blocks import ImageData
+from selfsup.blocks import KindData
+from selfsup.data import formats
 from selfsup.data.copies import digest
-from selfsup.data.formats import image as decode
-from selfsup.data.index import Range, Shard, Skipped, describe
-from selfsup.data.moments import Moments
-from selfsup.data.ranges import Span, Survey, decide
+from selfsup.data.format import Intake, Taken, Unreadable, Unsettled
+from selfsup.data.index import Shard, Skipped, describe
 from selfsup.data.source import Samples
 from selfsup.errors import UserError
 
@@ -39,22 +38,21 @@ class Job:
     number: int
     first: int
     samples: Samples
-    data: ImageData
-    span: Span | None = None  # the value range; None: not known yet
+    data: KindData
+    settled: Any = None  # what `Intake.settle` has told; None: not known yet
 
 
 @dataclass
 class Written:
     """What came of a job."""
 
-    shard: Shard | None = None  # None: every file was skipped, or a value range is needed
-    moments: Moments = field(default_factory=Moments)
-    survey: Survey = field(default_factory=Survey)
-    again: bool = False  # to be written when the range is known
+    intake: Intake
+    shard: Shard | None = None  # None: every file was skipped, or the shard is to be written again
+    again: bool = False  # to be written when `Intake.settle` has seen all files
     labels: list[int] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     places: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # in the job, of what is in the shard
-    digests: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.uint64))  # of its pixels, [N 2]
+    digests: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.uint64))  # of its samples' content, [N 2]
 
 
 class _Worker:
@@ -65,30 +63,29 @@ class _Worker:
     stop: Event  # set when another job has failed
 
 
-def run(
-    jobs: list[Job], read: Callable[[Any], bytes], processes: int, given: Span | None = None
-) -> tuple[list[Written], Range | None, Survey]:
-    """Write the shards in parallel and return the results in the order of the jobs, the value range and what was met.
+def run(jobs: list[Job], read: Callable[[Any], bytes], processes: int) -> tuple[list[Written], Intake]:
+    """Write the shards in parallel and return the results in the order of the jobs, and what all shards hold.
 
-    Images of 8 bits need no range and are written at once. Shards with others are read through first, and written when
-    the range is decided from all of them, unless it is `given`. Raises `UserError` for an unreadable file and `OSError`
-    for a full disk.
+    Shards with files that can be read only when something of all such files is known are read through first, and
+    written when that is settled. Raises `UserError` for an unreadable file and `OSError` for a full disk.
     """
-    chosen = Range(low=given[0], high=given[1], rule="data.image.range") if given else None
-    survey, wide = Survey(), Survey()
-    jobs = [replace(job, span=given) for job in jobs]
-    results = _run(jobs, read, processes, survey, wide)
+    data, new = jobs[0].data, formats.find(jobs[0].data.kind).Intake
+    unsettled, whole = new(data, None), new(data, None)
+    results = _run(jobs, read, processes, unsettled)
     if again := [number for number, result in enumerate(results) if result.again]:
-        chosen = decide(wide)
-        jobs = [replace(jobs[number], span=(chosen.low, chosen.high)) for number in again]
-        for number, result in zip(again, _run(jobs, read, processes, survey, wide), strict=True):
+        settled = unsettled.settle()
+        whole = new(data, settled)
+        jobs = [replace(jobs[number], settled=settled) for number in again]
+        for number, result in zip(again, _run(jobs, read, processes, None), strict=True):
             results[number] = result
-    return results, chosen if survey.wide() else None, survey
+    for result in results:
+        whole.merge(result.intake)
+    return results, whole
 
 
-def _run(jobs: list[Job], read: Callable[[Any], bytes], processes: int, survey: Survey, wide: Survey) -> list[Written]:
-    """Return the results in the order of the jobs and show a progress bar. Findings in shards that were written are
-    added to `survey`, those in other shards to `wide`.
+def _run(jobs: list[Job], read: Callable[[Any], bytes], processes: int, unsettled: Intake | None) -> list[Written]:
+    """Return the results in the order of the jobs and show a progress bar. What shards hold that are to be written
+    again is added to `unsettled`.
     """
     context = multiprocessing.get_context("spawn")
     done, stop = context.Value("q", 0), context.Event()
@@ -97,7 +94,8 @@ def _run(jobs: list[Job], read: Callable[[Any], bytes], processes: int, survey: 
     pool: Executor = (
         ThreadPoolExecutor(1, **setup) if processes == 1 else ProcessPoolExecutor(processes, context, **setup)
     )
-    with tqdm(total=sum(len(job.samples.names) for job in jobs), desc="shard", unit=" images") as bar:
+    noun, samples = jobs[0].data.noun, sum(len(job.samples.names) for job in jobs)
+    with tqdm(total=samples, desc="shard", unit=f" {noun}") as bar:
         try:
             futures = [pool.submit(write_shard, job) for job in jobs]
             pending: set[Future[Written]] = set(futures)
@@ -105,8 +103,11 @@ def _run(jobs: list[Job], read: Callable[[Any], bytes], processes: int, survey: 
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
                 for future in finished:
                     result = future.result()  # raises what the job raised
-                    (wide if result.again else survey).merge(result.survey)
-                    result.survey = Survey()  # a great many shards' histograms would take much memory
+                    if result.again:
+                        if unsettled is None:
+                            raise ValueError(f"{noun}: Intake.take raised Unsettled although all is settled")
+                        unsettled.merge(result.intake)
+                        result.intake = unsettled  # a great many shards' findings would take much memory
                 bar.update(done.value - bar.n)
             return [future.result() for future in futures]
         except BrokenProcessPool:
@@ -140,8 +141,7 @@ def write_shard(job: Job) -> Written:
 
 
 def _write(job: Job, path: Path) -> Written:
-    result, size = Written(), job.data.stored
-    survey, longest = result.survey, job.data.resize
+    result = Written(formats.find(job.data.kind).Intake(job.data, job.settled))
     offsets, sizes, names, places, digests = [], [], [], [], bytearray()
     samples = job.samples
     with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -149,28 +149,26 @@ def _write(job: Job, path: Path) -> Written:
             if _Worker.stop.is_set():
                 break
             try:
-                data, extension = _image(samples.refs[number], name, longest, job.span, survey)
-                square, (height, width) = decode.decode(data, size, job.span, None if longest else survey)
-            except decode.NoRange:
+                taken = _take(result.intake, samples.refs[number], name, job.split == "train")
+            except Unsettled:
                 result.again = True
-            except decode.Unreadable as error:
+            except Unreadable as error:
                 if job.data.on_error == "fail":
                     raise UserError(
-                        f"{_place(job.data, name)}: unreadable ({error}); fix or remove it, or set data.on_error: skip"
+                        f"{job.data.place(name)}: unreadable ({error}); fix or remove it, or set data.on_error: skip"
                     ) from None
                 result.skipped.append(Skipped(name=name, reason=str(error)))
             else:
                 label, key = int(samples.labels[number]), f"{job.first + number:09d}"
                 offsets.append(file.tell() + tarfile.BLOCKSIZE)
-                sizes.append(len(data))
+                sizes.append(len(taken.file))
                 names.append(name)
                 places.append(number)
-                digests += digest(square[:, :height, :width])
+                digests += digest(taken.content)
                 result.labels.append(label)
-                _add(tar, key + extension, data)
+                _add(tar, key + taken.extension, taken.file)
                 if label >= 0:
                     _add(tar, key + ".cls", str(label).encode())
-                result.moments.add(square[:, :height, :width])
             with _Worker.done.get_lock():
                 _Worker.done.value += 1
     if result.again or not names:
@@ -185,18 +183,14 @@ def _write(job: Job, path: Path) -> Written:
     return result
 
 
-def _image(ref: Any, name: str, longest: int | None, span: Span | None, survey: Survey) -> tuple[bytes, str]:
-    """The bytes to store and their extension. A file that is decoded here is counted in `survey`."""
+def _take(intake: Intake, ref: Any, name: str, training: bool) -> Taken:
     try:
-        data = _Worker.read(ref)
+        file = _Worker.read(ref)
     except OSError as error:
-        raise decode.Unreadable(error.strerror or str(error)) from error
-    smaller = decode.shrink(data, longest, span, survey) if longest else None
-    return smaller or (data, PurePosixPath(name).suffix.lower())
-
-
-def _place(data: ImageData, name: str) -> str:
-    return str(Path(data.path, name)) if data.source == "image_folder" and data.path else f"{data.source}: {name}"
+        raise Unreadable(error.strerror or str(error)) from error
+    if not file:
+        raise Unreadable("an empty file")
+    return intake.take(file, name, training)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

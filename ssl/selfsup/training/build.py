@@ -40,7 +40,7 @@ def short_run(params: Params, name: str, block: MethodParams) -> str | None:
 
 def fresh_backbone(params: Params, architecture: str, split: Split) -> Backbone:
     """The backbone `backbones.<architecture>` with new weights from torch's generator."""
-    return build_backbone(params.backbones[architecture], split.data.image_size, split.mean, split.std)
+    return build_backbone(params.backbones[architecture], split.data.image_size, split.facts.mean, split.facts.std)
 
 
 def build_task(params: Params, name: str, block: MethodParams, split: Split) -> Task:

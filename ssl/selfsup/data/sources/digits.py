@@ -5,9 +5,18 @@ from pathlib import Path
 
 import numpy as np
 
-from selfsup.data.formats.image import png
-from selfsup.data.source import Source, array_samples
+from selfsup.blocks import ImageData
+from selfsup.data.formats.image.files import png
+from selfsup.data.source import Source, Watched, array_samples
 from selfsup.errors import UserError
+
+
+def listing(_data: ImageData, _scratch: Path) -> Source:
+    return digits()
+
+
+def watched(_data: ImageData) -> Watched:
+    return Watched(None, why_not="digits are part of scikit-learn")
 
 
 def digits() -> Source:

@@ -11,12 +11,23 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from selfsup.data.formats.image import extensions
+from selfsup.blocks import ImageData
+from selfsup.data.formats.image.files import extensions
 from selfsup.data.names import Names, text
-from selfsup.data.source import SPLITS, Samples, Source, few, not_read
+from selfsup.data.source import SPLITS, Samples, Source, Watched, few, not_read, resolve
 from selfsup.errors import UserError
 
 _FOLDERS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
+
+
+def listing(data: ImageData, _scratch: Path) -> Source:
+    return image_folder(resolve(data.path or ""), data.labels == "folder", data.on_error == "skip")
+
+
+def watched(data: ImageData) -> Watched:
+    """All files of the folder that are not hidden."""
+    root = resolve(place := data.path or "")
+    return Watched(root, place, files_below(str(root), "", Walk()) if root.is_dir() else [""])
 
 
 def image_folder(root: Path, labelled: bool = True, skip: bool = False) -> Source:
@@ -52,7 +63,7 @@ def image_folder(root: Path, labelled: bool = True, skip: bool = False) -> Sourc
     if lost and known and not skip:
         raise UserError(f"data.image.path: {root}: {lost[0]}; remove it, or set data.on_error: skip to leave it out")
     left_out = sum((walk.left_out for walk in walks.values()), Counter[str]())
-    said += [f"{sentence}." for sentence in lost] + not_read(left_out)
+    said += [f"{sentence}." for sentence in lost] + not_read(left_out, ImageData.noun)
     splits = {split: Samples(names.readable(), labels[split], names) for split, names in found.items()}
     return Source([text(name) for name in known], splits, partial(_read_file, str(root)), few(left_out), said)
 

@@ -11,14 +11,24 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from selfsup.data.formats import image as decode
-from selfsup.data.source import Samples, Source, array_samples, nearest
+from selfsup.blocks import ImageData
+from selfsup.data.formats.image.files import encode, png
+from selfsup.data.source import Samples, Source, Watched, array_samples, nearest, resolve
+from selfsup.data.sources.image_folder import watched as watched_folder
 from selfsup.errors import UserError
 
 # the names of a split among torchvision's sets, best first
 _NAMES = {"train": ("train", "trainval"), "validation": ("val", "valid"), "test": ("test",), "extra": ("unlabeled",)}
 _IDX = {"train": "train", "test": "t10k"}
 _FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+
+
+def listing(data: ImageData, _scratch: Path) -> Source:
+    return torchvision_set(data.name or "", resolve(data.path) if data.path else None)
+
+
+def watched(data: ImageData) -> Watched:
+    return watched_folder(data) if data.path else Watched(None, why_not="torchvision checks what it downloads")
 
 
 def torchvision_set(name: str, folder: Path | None) -> Source:
@@ -61,7 +71,7 @@ class _Reader:
             return Path(ref).read_bytes()
         split, number = ref
         image = self.parts[split][number][0]
-        return decode.encode(image, _format(image))
+        return encode(image, _format(image))
 
 
 def _format(image: Image.Image) -> str:
@@ -149,7 +159,7 @@ def idx_files(folder: Path, classes: list[str] | None) -> Source:
             raise UserError(f"{folder}: {len(images)} {prefix} images but {len(labels)} labels; fetch the files again")
         splits[split] = array_samples(images, labels)
     count = 1 + max(int(samples.labels.max(initial=-1)) for samples in splits.values())
-    return Source(classes or [str(number) for number in range(count)], splits, decode.png)
+    return Source(classes or [str(number) for number in range(count)], splits, png)
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:

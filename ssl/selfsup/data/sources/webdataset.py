@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from selfsup.blocks import ImageData
 from selfsup.data.download import shown
-from selfsup.data.fetch import STREAMS, fetch, list_shards
-from selfsup.data.formats import image as decode
-from selfsup.data.source import SPLITS, Samples, Source, few, not_read
+from selfsup.data.fetch import STREAMS, fetch, is_remote, list_shards
+from selfsup.data.formats.image.files import extensions
+from selfsup.data.source import SPLITS, Samples, Source, Watched, few, not_read, resolve
 from selfsup.errors import UserError
 
 Ref = tuple[str, int, int]  # file, offset, size
@@ -44,6 +45,20 @@ class _Sample:
     labels: dict[str, int | str] = field(default_factory=dict)  # by what stands before `cls`: "" or, of `v2.cls`, "v2"
     described: dict[str, int | str] = field(default_factory=dict)  # the same of `json`
     others: list[str] = field(default_factory=list)  # extensions
+
+
+def listing(data: ImageData, scratch: Path) -> Source:
+    return tar_shards(data.path or "", scratch, data.labels == "folder", data.on_error == "skip")
+
+
+def watched(data: ImageData) -> Watched:
+    """Local shards; remote ones are not watched."""
+    pattern = data.path or ""
+    if is_remote(pattern):
+        return Watched(None, why_not="remote shards; `dvc repro --force --single-item shard` fetches them again")
+    patterns = dict.fromkeys(pattern.replace("{split}", split) for split in SPLITS)
+    found = [shard for part in patterns for shard in list_shards(part)]
+    return Watched(Path() if found else resolve(pattern), pattern, found)
 
 
 def tar_shards(pattern: str, scratch: Path, labelled: bool = True, skip: bool = False) -> Source:
@@ -102,7 +117,7 @@ def tar_shards(pattern: str, scratch: Path, labelled: bool = True, skip: bool = 
     said = [f"Samples without an image were left out: {len(without):,}, the first {without[0]!r}."] if without else []
     if labelled and (bare := found_labels.count(None)):
         said.append(f"{bare:,} of {len(found_labels):,} samples have no label ({_WHERE}).")
-    return Source(classes, splits, read_ref, few(left_out), said + not_read(left_out))
+    return Source(classes, splits, read_ref, few(left_out), said + not_read(left_out, ImageData.noun))
 
 
 def read_ref(ref: Ref) -> bytes:
@@ -162,7 +177,7 @@ def _members(path: Path) -> list[tarfile.TarInfo]:
 def _group(members: list[tarfile.TarInfo], path: Path, url: str, labelled: bool) -> tuple[list[_Sample], Counter[str]]:
     """Files with one key are a sample, wherever they lie; and the files without a key, by extension."""
     samples: dict[str, _Sample] = {}
-    known, keyless = decode.extensions(), Counter[str]()
+    known, keyless = extensions(), Counter[str]()
     with path.open("rb") as file:
         for member in members:
             match = re.fullmatch(r"((?:.*/)?[^./][^.]*?)\.([^/]+)", member.name.removeprefix("./"), re.DOTALL)

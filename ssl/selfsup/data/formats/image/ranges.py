@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from selfsup.data.index import Range
+from selfsup.config import Strict
 
 Span = tuple[float, float]  # low, high
 
@@ -21,6 +21,18 @@ POOR = 8  # levels; mapped files with fewer are counted
 _TAIL = 1e-4  # share of the pixels at either end that may be outliers
 _STRETCH = 4  # outliers are cut off if they make the range this many times wider than that of all other pixels
 _FULL = (1.0, 255.0, 65535.0)  # the usual full scales of floats
+
+
+class Range(Strict):
+    """The range that is mapped to 0..255 in every file whose numbers 8 bits do not hold."""
+
+    low: float
+    high: float
+    rule: str  # why these
+
+    @property
+    def span(self) -> Span:
+        return self.low, self.high
 
 
 @dataclass

@@ -1,11 +1,8 @@
 """Mean and deviation of the training images' channels, by which the network's input is normalised."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
-from selfsup.data.index import Statistics
 
 # A channel that varies by less than the rounding to 8 bits, uniform over a step of 1/255, holds nothing but rounding.
 ROUNDING = 1 / (255 * 12**0.5)
@@ -34,13 +31,19 @@ class Moments:
             self.low, self.high = np.minimum(self.low, values.min(1)), np.maximum(self.high, values.max(1))
             self.varied = bool((self.low < self.high).all())
 
+    def merge(self, other: "Moments") -> None:
+        """Add the sums of other images. Their order decides the last bit of the means."""
+        self.images += other.images
+        self.mean, self.square = self.mean + other.mean, self.square + other.square
+        self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        self.varied |= other.varied
 
-def measure(parts: Sequence[Moments]) -> tuple[Statistics, list[str]]:
+
+def measure(found: Moments) -> tuple[list[float], list[float], list[str]]:
     """Mean and divisor of each channel, and sentences on channels without variation, whose divisor is 1."""
-    images = sum(part.images for part in parts)
-    mean, square = (sum((getattr(part, name) for part in parts), np.zeros(3)) / images for name in ("mean", "square"))
+    mean, square = found.mean / found.images, found.square / found.images
     std = np.sqrt(np.maximum(square - mean**2, 0))
-    low, high = np.min([part.low for part in parts], axis=0), np.max([part.high for part in parts], axis=0)
+    low, high = found.low, found.high
     constant = low == high
     mean = np.where(constant, low / 255, mean)
     flat = constant | (std < ROUNDING)
@@ -54,4 +57,4 @@ def measure(parts: Sequence[Moments]) -> tuple[Statistics, list[str]]:
         "nothing of an image."
         for what, names in channels.items()
     ]
-    return Statistics(mean=mean.tolist(), std=np.where(flat, 1.0, std).tolist()), said
+    return mean.tolist(), np.where(flat, 1.0, std).tolist(), said

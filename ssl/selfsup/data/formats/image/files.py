@@ -22,9 +22,9 @@ from PIL.TiffImagePlugin import (
     ImageFileDirectory_v2,
 )
 
-from selfsup.data.ranges import Span, Survey, to_8_bits
+from selfsup.data.format import Unreadable, Unsettled
+from selfsup.data.formats.image.ranges import Span, Survey, to_8_bits
 
-VERSION = 2  # of the pixels that this file gives: decoded caches of another version are not used
 MAX_PIXELS = 20_000 * 20_000
 _MAY_BE_WIDE = ("L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # bands by a TIFF's photometric interpretation
@@ -32,14 +32,6 @@ _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # bands by a TIFF's photo
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses above twice that and warns above it, `_load` refuses above it
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damaged EXIF and the like: the pixels count
-
-
-class Unreadable(Exception):
-    """A file that is no image, is truncated or is too large. The message names the cause, without the file's name."""
-
-
-class NoRange(Unreadable):
-    """A file whose numbers need a range, decoded without one."""
 
 
 def extensions() -> frozenset[str]:
@@ -68,7 +60,7 @@ def load(
     """Decode an image file to mode RGB, shrunk with antialiasing until no side exceeds `longest` pixels.
 
     Numbers of more than 8 bits are mapped from the range `span`. The file's values are counted in `survey`.
-    Raises `Unreadable`, and `NoRange` where a range is needed and `span` is None.
+    Raises `Unreadable`, and `Unsettled` where a range is needed and `span` is None.
     """
     try:
         return _load(data, longest, span, survey)
@@ -199,7 +191,7 @@ def _mapped(image: Image.Image, numbers: str, span: Span | None, survey: Survey 
         if survey:
             survey.types[numbers] += 1
             survey.meet(values)
-        raise NoRange("its values need a range")
+        raise Unsettled("its values need a range")
     levels = to_8_bits(values, span)
     if _tag(image, PHOTOMETRIC_INTERPRETATION, 1) == 0:  # white is zero, which Pillow sees to in 8 bits only
         levels = 255 - levels
