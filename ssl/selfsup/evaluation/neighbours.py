@@ -14,6 +14,8 @@ K, TEMPERATURE = 20, 0.07
 """k and tau of a quick reading, such as the probe's during training. The protocol has separate parameters."""
 
 _QUERIES, _BANK = 4096, 32768  # rows handled at once: memory does not grow with the number of images
+_ROWS = 4096  # rows whose lengths are taken at once
+_MATRIX = 1 << 25  # similarities held at once where all are needed, 128 MiB
 
 
 def knn_accuracy(
@@ -70,13 +72,13 @@ def _blocks(banks: Sequence[np.ndarray], queries: np.ndarray, k: int) -> Iterato
 
     k = min(k, sum(map(len, banks)))
     for start in range(0, len(queries), _QUERIES):
-        block = _normalised(queries[start : start + _QUERIES])
+        block = unit_rows(queries[start : start + _QUERIES])
         similarity: np.ndarray = np.empty((len(block), 0), np.float32)
         index: np.ndarray = np.empty((len(block), 0), np.int64)
         offset = 0
         for bank in banks:
             for first in range(0, len(bank), _BANK):
-                part = _normalised(bank[first : first + _BANK])
+                part = unit_rows(bank[first : first + _BANK])
                 near, number = faiss.knn(block, part, min(k, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
                 similarity = np.concatenate([similarity, near], axis=1)
                 index = np.concatenate([index, number + offset], axis=1)
@@ -87,7 +89,51 @@ def _blocks(banks: Sequence[np.ndarray], queries: np.ndarray, k: int) -> Iterato
         yield similarity, index
 
 
-def _normalised(features: np.ndarray) -> np.ndarray:
+def precisions(every: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """The precision at each relevant score of `own` [R], float64 [R]: #{own >= s} / #{every >= s}.
+
+    `every` [N] are all scores, in rising order, those of `own` among them. Equal scores share a place of the ranking:
+    the mean, which is average precision, does not depend on the order of ties.
+    """
+    relevant = len(own) - np.searchsorted(np.sort(own), own, "left")
+    return relevant / (len(every) - np.searchsorted(every, own, "left"))
+
+
+def lengths(features: np.ndarray) -> np.ndarray:
+    """The length of every row of `features` [N D], float64 [N], read in blocks."""
+    parts = [np.empty(0)]
+    for start in range(0, len(features), _ROWS):
+        block = np.asarray(features[start : start + _ROWS], np.float64)
+        parts.append(np.sqrt(np.einsum("nd,nd->n", block, block)))
+    return np.concatenate(parts)
+
+
+def similarities(banks: Sequence[np.ndarray], queries: np.ndarray) -> Iterator[np.ndarray]:
+    """Cosine similarity float32 [q N] of blocks of `queries` [Q D] to all of the joined `banks`, block by block.
+
+    A block has as many queries as give `_MATRIX` similarities, so memory does not grow with the number of images.
+    """
+    size = sum(map(len, banks))
+    scale = [_inverse(lengths(bank)) for bank in banks]
+    rows = max(1, _MATRIX // max(1, size))
+    for start in range(0, len(queries), rows):
+        block = unit_rows(queries[start : start + rows])
+        similarity = np.empty((len(block), size), np.float32)
+        offset = 0
+        for bank, inverse in zip(banks, scale, strict=True):
+            for first in range(0, len(bank), _ROWS):
+                part = bank[first : first + _ROWS]
+                place = slice(offset + first, offset + first + len(part))
+                np.multiply(block @ part.T, inverse[first : first + len(part)], out=similarity[:, place])
+            offset += len(bank)
+        yield similarity
+
+
+def _inverse(length: np.ndarray) -> np.ndarray:
+    return np.divide(1, length, where=length > 0, out=np.zeros_like(length)).astype(np.float32)
+
+
+def unit_rows(features: np.ndarray) -> np.ndarray:
     """Rows of length 1, float32; a row of zeros stays zero, so similar to nothing."""
     block = np.array(features, np.float32, order="C")
     largest = np.abs(block).max(axis=1, keepdims=True, initial=0)  # squares of tiny or huge numbers leave float32

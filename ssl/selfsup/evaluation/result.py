@@ -131,8 +131,12 @@ class Result:
                 raise ValueError(f"{name}: needs lower-case letters, digits and _; _se, _std, _balanced cannot end it")
 
 
-def right(outcomes: np.ndarray, labels: np.ndarray, title: str, answers: int = 1, curve: Curve | None = None) -> Metric:
-    """Accuracy, plain and class-balanced, as a metric: `outcomes` bool [N] or [M N], `labels` int64 [N] of the images.
+def right(
+    outcomes: np.ndarray, labels: np.ndarray, title: str, answers: int | None = 1, curve: Curve | None = None
+) -> Metric:
+    """A mean over images, plain and class-balanced, as a metric: `outcomes` in 0..1, [N] or [M N], `labels` int64 [N].
+
+    Of an accuracy, outcomes are whether the class is among so many `answers`; None: they are something else.
 
     The uncertainty is the standard error over test images, or with several draws [M N] the deviation over them.
     """
