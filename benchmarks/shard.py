@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from selfsup.blocks import ImageData
+from selfsup.blocks.image import ImageData
 from selfsup.data.shards import write
 
 PER_FOLDER = 50_000  # links to one file that file systems allow: ext4 has 65,000

@@ -2,7 +2,7 @@
 
 Two things are derived from them: the dependencies in dvc.yaml, which tests/test_architecture.py compares with them, and
 the digest of the code that wrote a checkpoint. An import inside a function counts like one at the top. Modules in
-`DECIDES_NOTHING` and their imports do not count.
+`DECIDES_NOTHING`, those of the packages in it and their imports do not count.
 """
 
 import ast
@@ -26,10 +26,6 @@ DECIDES_NOTHING = {
     "selfsup.training.resume",
     # runs are recorded outside the stage's outputs
     "selfsup.tracking",
-    "selfsup.tracking.record",
-    "selfsup.tracking.runs",
-    "selfsup.tracking.store",
-    "selfsup.tracking.writer",
     # kNN readings during training are only displayed: a change of how they are taken must not retrain
     "selfsup.training.probe",
     # this module only lists files
@@ -85,6 +81,11 @@ def _places(module: Path) -> tuple[Path, Path]:
     return module.with_suffix(".py"), module / "__init__.py"
 
 
+def _decides_nothing(module: str) -> bool:
+    """Whether the module, or a package that it is of, is in `DECIDES_NOTHING`."""
+    return any(module == name or module.startswith(f"{name}.") for name in DECIDES_NOTHING)
+
+
 def closure(starts: Iterable[Path], choices: Mapping[str, Sequence[str]], package: Path = PACKAGE) -> set[Path]:
     """The files that run when `starts` run, themselves included."""
     found: set[Path] = set()
@@ -93,6 +94,6 @@ def closure(starts: Iterable[Path], choices: Mapping[str, Sequence[str]], packag
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            modules = imports(path.read_text()) - DECIDES_NOTHING
+            modules = {module for module in imports(path.read_text()) if not _decides_nothing(module)}
             waiting += [file for module in modules for file in files_of(module, path.parent, choices, package)]
     return found

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from selfsup.blocks import ImageData, Shared
+from selfsup.blocks import Shared
+from selfsup.blocks.image import ImageData
 from selfsup.data.formats.image import files as decode
 from selfsup.data.loader import Split, open_split
 from selfsup.data.shards import write

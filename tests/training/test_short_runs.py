@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from selfsup import methods
-from selfsup.blocks import ImageData
+from selfsup.blocks.image import ImageData
 from selfsup.data.loader import open_split, open_splits
 from selfsup.draw import Draw
 from selfsup.epochs import AtMost, fitted, shortened

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selfsup.blocks import ImageData
+from selfsup.blocks.image import ImageData
 from selfsup.data.formats.image.files import png
 from selfsup.data.source import Source, Watched, array_samples
 from selfsup.errors import UserError

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from selfsup.blocks import ImageData
+from selfsup.blocks.image import ImageData
 from selfsup.data.formats.image.files import extensions
 from selfsup.data.names import Names, text
 from selfsup.data.source import SPLITS, Samples, Source, Watched, few, not_read, resolve

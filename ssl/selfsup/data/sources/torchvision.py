@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from selfsup.blocks import ImageData
+from selfsup.blocks.image import ImageData
 from selfsup.data.formats.image.files import encode, png
 from selfsup.data.source import Samples, Source, Watched, array_samples, nearest, resolve
 from selfsup.data.sources.image_folder import watched as watched_folder

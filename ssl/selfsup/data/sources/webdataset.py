@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from selfsup.blocks import ImageData
+from selfsup.blocks.image import ImageData
 from selfsup.data.download import shown
 from selfsup.data.fetch import STREAMS, fetch, is_remote, list_shards
 from selfsup.data.formats.image.files import extensions

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from selfsup.blocks import ImageData
+from selfsup.blocks.image import ImageData
 from selfsup.config import Strict
 from selfsup.data.format import Arrays, Signal, Taken
 from selfsup.data.formats.image import files
