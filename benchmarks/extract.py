@@ -31,10 +31,11 @@ from selfsup.training.build import fresh_backbone
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def written(encoder: torch.nn.Module, split: Split, size: int, path: Path) -> float:
+def written(encoder: torch.nn.Module, split: Split, path: Path) -> float:
     """Images/s of `write_features`."""
+    path.unlink(missing_ok=True)  # else it would be found whole
     start = time.perf_counter()
-    write_features(encoder, split, DEVICE, size, path, "extract")
+    write_features(encoder, split, DEVICE, path, "extract")
     return split.samples / (time.perf_counter() - start)
 
 
@@ -73,7 +74,7 @@ def memory(params: Params, folder: Path) -> tuple[int, float, float]:
     split = open_splits(params.data, folder, verified=True)["train"]
     encoder = fresh_backbone(params, "conv", split)
     before = common.peak_memory()
-    write_features(encoder, split, DEVICE, params.data.of("image").image_size, folder / "features.npy", "extract")
+    write_features(encoder, split, DEVICE, folder / "features.npy", "extract")
     return split.samples, before, common.peak_memory()
 
 

@@ -78,8 +78,8 @@ def half(params: Params) -> tuple[Params, dict[str, Split], Path]:
 def accuracy(params: Params, splits: Mapping[str, Split], encoder: Any) -> float:
     from selfsup.features.encode import embed
 
-    device, size = next(encoder.parameters()).device, params.data.of("image").image_size
-    bank, queries = (embed(encoder, splits[name], device, size, probe.BANK) for name in ("train", "validation"))
+    device = next(encoder.parameters()).device
+    bank, queries = (embed(encoder, splits[name], device, probe.BANK) for name in ("train", "validation"))
     return knn_accuracy(*bank, *queries)
 
 

@@ -77,7 +77,7 @@ def ours(params: Params, folder: Path, clock: Clock, log: Callable = lambda row,
     task.after_step = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as resume:
         plan = Plan(0, params.pretrain, method_params(params, params.method).optimizer, Path(resume), log=log)
-        train(task, split, params.data.of("image").image_size, plan, make_accelerator(params.pretrain.precision))
+        train(task, split, plan, make_accelerator(params.pretrain.precision))
 
 
 def bare(params: Params, folder: Path, clock: Clock) -> None:

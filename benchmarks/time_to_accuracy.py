@@ -62,9 +62,8 @@ class Readings:
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self.start
         encoder.eval()
-        size = self.params.data.of("image").image_size
-        bank = embed(encoder, self.splits["train"], DEVICE, size, BANK)
-        queries = embed(encoder, self.splits["validation"], DEVICE, size, QUERIES)
+        bank = embed(encoder, self.splits["train"], DEVICE, BANK)
+        queries = embed(encoder, self.splits["validation"], DEVICE, QUERIES)
         accuracy = knn_accuracy(*bank, *queries)
         encoder.train()
         self.curve.append((self.seconds, accuracy))
@@ -85,7 +84,7 @@ def ours(params: Params, folder: Path, every: int) -> Readings:
     with tempfile.TemporaryDirectory() as resume:
         plan = Plan(params.seed, params.pretrain, method_params(params, "simclr").optimizer, Path(resume))
         train(
-            task, splits["train"], params.data.of("image").image_size, plan, make_accelerator(params.pretrain.precision)
+            task, splits["train"], plan, make_accelerator(params.pretrain.precision)
         )
     return readings
 

@@ -24,7 +24,7 @@ def main() -> None:
     task = build_task(params, params.method, method_params(params, params.method), split)
     inputs = read_inputs(params)
     with record.nested(params, "report", inputs.weights, inputs.computed_from(params)) as (_, run):
-        write_report(params, inputs, path, views_sheet(task, split, split.data.image_size, params.seed))
+        write_report(params, inputs, path, views_sheet(task, split, params.seed))
         run.artifact(path)
     print(f"report: {path}")
 

@@ -1,6 +1,7 @@
 """The package as a library: views, losses and whole methods in a loop of one's own, without pipeline and files."""
 
 import statistics
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def facts() -> Facts:
     def backbone() -> Backbone:
         return Backbone(ResNet9(width=4), mean=[0.5] * 3, std=[0.25] * 3)
 
-    return Facts(samples=64, image_size=16, batch_size=64, views=RECIPE, backbone=backbone)
+    return Facts(samples=64, data=SimpleNamespace(image_size=16), batch_size=64, views=RECIPE, backbone=backbone)
 
 
 @pytest.mark.parametrize("method", KNOBS)

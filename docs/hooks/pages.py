@@ -208,7 +208,7 @@ def pictures() -> dict[str, bytes]:
         split = open_split(Path(folder) / "shards", "train", data)
         names = [name for name, about in declared().items() if about.kind == "image"]
         tasks = {name: build_task(params, name, method_params(params, name), split) for name in names}
-        return {name: views_sheet(task, split, data.image_size, params.seed) for name, task in tasks.items()}
+        return {name: views_sheet(task, split, params.seed) for name, task in tasks.items()}
 
 
 def overview() -> str:

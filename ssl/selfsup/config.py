@@ -1,6 +1,7 @@
 """Sections of `params.yaml` that admit no unknown keys; every mistake is reported in one line."""
 
 import difflib
+import pkgutil
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,9 +27,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-def known(folder: Path) -> list[str]:
-    """The names that a folder of the package offers: its public modules."""
-    return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+def known(folders: list[str]) -> list[str]:
+    """The names that folders of modules offer: their public modules."""
+    return sorted(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))
 
 
 def choose(where: str, name: str, names: list[str]) -> str:

@@ -28,7 +28,8 @@ DECIDES_NOTHING = {
     "selfsup.tracking",
     # kNN readings during training are only displayed: a change of how they are taken must not retrain
     "selfsup.training.probe",
-    # this module only lists files
+    # these only find modules, and list files
+    "selfsup.kinds",
     "selfsup.imports",
 }
 

@@ -17,7 +17,8 @@ from selfsup.errors import ROOT, UserError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
-METHODS = Path(__file__).parent / "methods"
+METHODS = [str(Path(__file__).parent / "methods")]
+"""The folders of methods: the package's search path, to which tests add one."""
 
 
 class BackboneParams(Strict):

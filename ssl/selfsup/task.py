@@ -54,13 +54,19 @@ class Progress:
 class Facts:
     """What a method may know of the run when it is built."""
 
-    samples: int  # training images
-    image_size: int  # pixels
-    batch_size: int  # images of a step over all processes
+    samples: int  # of the training split
+    data: Any  # the block of the method's kind of data, such as `data.image`
+    batch_size: int  # samples of a step over all processes
     views: ViewsParams
     backbone: Callable[[], Backbone]  # a new backbone of the method's architecture
     classes: int = 0  # 0: no labels
     peak_lr: float = 0.1  # of the run's schedule: the block's optimizer.lr scaled to the batch
+    found: Any = None  # what sharding found of the samples: the `Facts` of the kind of data
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that a network sees of an image, pixels."""
+        return self.data.image_size
 
 
 @dataclass

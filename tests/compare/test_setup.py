@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from tests.helpers import ROOT
 
 SETUPS = setup.names(ROOT)
 BASE = setup.base_of(ROOT)
+GREY = SimpleNamespace(mean=[0.5] * 3, std=[0.5] * 3)
 
 
 def by_dvc(values: dict, words: list[str], folder) -> dict:
@@ -38,7 +40,7 @@ def test_a_set_up_gives_the_experiment_its_values_and_networks_that_see_its_imag
     chosen = parse(Params, values)
     for architecture in chosen.backbones.values():
         size = chosen.data.of("image").image_size
-        net = build_backbone(architecture, size, [0.5] * 3, [0.5] * 3).eval()
+        net = build_backbone(architecture, SimpleNamespace(image_size=size), GREY).eval()
         assert net(torch.rand(1, 3, size, size))["pooled"].shape == (1, net.width)
 
 

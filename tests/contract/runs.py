@@ -79,7 +79,7 @@ def steps_in_float64(
     optimizer = SGD(name="sgd", lr=0.5, momentum=0.9, weight_decay=1e-4)
     plan = Plan(params.seed, params.pretrain, optimizer, resume)
     accelerator = make_accelerator(params.pretrain.precision)
-    result = train(task, split, params.data.of("image").image_size, plan, accelerator)
+    result = train(task, split, plan, accelerator)
     held = [name for name, x in task.named_buffers() if x.requires_grad]
     assert not held, f"buffers that hold the steps' graphs: {held}"
     losses = torch.tensor([row["loss"] for row in result.rows], dtype=torch.float64)
@@ -146,7 +146,7 @@ def run(
 
     task.after_step = after
     plan = Plan(params.seed, params.pretrain, method_params(params, method).optimizer, resume)
-    train(task, split, params.data.of("image").image_size, plan, make_accelerator(params.pretrain.precision))
+    train(task, split, plan, make_accelerator(params.pretrain.precision))
     return state(task)
 
 
@@ -170,7 +170,7 @@ def trained(method: str, shards: Path, resume: Path, overrides: dict[str, Any]) 
     """The result of a whole run."""
     task, split, params = build(method, shards, double=False, **overrides)
     plan = Plan(params.seed, params.pretrain, method_params(params, method).optimizer, resume)
-    return train(task, split, params.data.of("image").image_size, plan, make_accelerator(params.pretrain.precision))
+    return train(task, split, plan, make_accelerator(params.pretrain.precision))
 
 
 def precisions(method: str, shards: Path, resume: Path) -> tuple[float, float]:
@@ -188,15 +188,14 @@ def precisions(method: str, shards: Path, resume: Path) -> tuple[float, float]:
 def swept(shards: Path) -> tuple[Tensor, Tensor]:
     """What `start_epoch` is given, and the features of all samples in id order, one by one."""
     from selfsup.training.loop import sweep
-    from selfsup.views.image.recipe import centre_view
+    from selfsup.views.image import plain
 
     make_accelerator("fp32")
-    task, split, params = build("simclr", shards, double=False)
-    size = params.data.of("image").image_size
-    found = sweep(task, split, torch.device("cpu"), size)
+    task, split, _ = build("simclr", shards, double=False)
+    found = sweep(task, split, torch.device("cpu"))
     task.eval()
     with torch.no_grad():
-        single = [task.encoder()(centre_view(split.gather([i]), size))["pooled"] for i in range(split.samples)]
+        single = [task.encoder()(plain(split.gather([i]), split.data))["pooled"] for i in range(split.samples)]
     return found, torch.cat(single)
 
 

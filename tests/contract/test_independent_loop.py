@@ -55,8 +55,9 @@ SETTINGS: dict[str, dict[str, Any]] = {  # `clip` is amid the norms of the gradi
 class Pictures:
     """A split of images whose channels are of different brightness, so that normalising matters."""
 
-    samples, classes, mean, std = networks.SAMPLES, ["a", "b", "c"], list(networks.MEAN), list(networks.STD)
-    checksum, kind, data = "of these pictures", "image", SimpleNamespace(image_size=16)
+    samples, classes, checksum, kind = networks.SAMPLES, ["a", "b", "c"], "of these pictures", "image"
+    facts = SimpleNamespace(mean=list(networks.MEAN), std=list(networks.STD))
+    data = SimpleNamespace(image_size=16, noun="images")
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)

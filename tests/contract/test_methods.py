@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from selfsup.draw import Draw
 from selfsup.errors import UserError
-from selfsup.nets.export import export_backbone
-from selfsup.report.sheet import IMAGES, MOST_VIEWS, views_sheet
+from selfsup.nets.image import export_backbone
+from selfsup.report.sheet import SAMPLES, MOST_VIEWS, views_sheet
 from selfsup.task import Progress
 from selfsup.training.build import method_params
 from tests.contract.runs import build, precisions
@@ -83,7 +83,7 @@ def test_what_was_trained_is_kept_loaded_and_exported(hundred, tmp_path, method,
     assert torch.equal(expected, same)
 
     architecture = params.backbones[method_params(params, method).backbone]
-    config = export_backbone(other.encoder(), architecture, params.data.of("image").image_size, tmp_path / "backbone")
+    config = export_backbone(other.encoder(), architecture, params.data.of("image"), tmp_path / "backbone")
     if config["loads_with"] == "timm":
         mean, std = (torch.tensor(config["pretrained_cfg"][name]).view(3, 1, 1) for name in ("mean", "std"))
         found = timm.create_model(f"local-dir:{tmp_path}/backbone", pretrained=True).eval()((images - mean) / std)
@@ -95,7 +95,7 @@ def test_what_was_trained_is_kept_loaded_and_exported(hundred, tmp_path, method,
 @pytest.mark.parametrize("method", METHODS)
 def test_the_report_shows_its_views(hundred, method):
     task, split, params = build(method, hundred, double=False)
-    sheet = Image.open(io.BytesIO(views_sheet(task, split, params.data.of("image").image_size, 0)))
+    sheet = Image.open(io.BytesIO(views_sheet(task, split, 0)))
     tile = sheet.width // IMAGES
     assert sheet.width == tile * IMAGES and sheet.height % tile == 0 and 2 <= sheet.height // tile <= 1 + MOST_VIEWS
     below = np.asarray(sheet)[tile:]

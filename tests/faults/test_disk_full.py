@@ -20,7 +20,7 @@ from selfsup.data.loader import open_split
 from selfsup.data.shards import write
 from selfsup.errors import one_line_errors
 from selfsup.features.writer import write_feature_set
-from selfsup.nets.image import Pixels
+from selfsup.nets.image import Raw
 from selfsup.params import Tracking
 from selfsup.tracking import runs as tracking
 from selfsup.training import checkpoint
@@ -87,9 +87,9 @@ def _extraction(place: Path, shards: Path) -> str:
     folder = disk.folder / "pixels"
 
     def extract(encoder: torch.nn.Module) -> None:
-        write_feature_set(encoder, splits, torch.device("cpu"), 16, folder, {"method": "pixels"})
+        write_feature_set(encoder, splits, torch.device("cpu"), folder, {"method": "pixels"}, disk.folder / "resume")
 
-    extract(Pixels())
+    extract(Raw())
     before = contents(folder)
     disk.fill(leave=MIB)  # the training split's features take 4
     said = line(lambda: extract(Twice()))
@@ -104,7 +104,7 @@ def _extraction(place: Path, shards: Path) -> str:
     return disk.kind
 
 
-class Twice(Pixels):
+class Twice(Raw):
     """Another network."""
 
     def forward(self, images):

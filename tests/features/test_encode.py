@@ -1,5 +1,7 @@
 """Features are those of the whole picture by a network in evaluation mode, computed here picture by picture."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ CPU = torch.device("cpu")
 class Pictures:
     """Pictures of many shapes at the top left of a square; what is beside them is noise that nobody may look at."""
 
+    kind, data = "image", SimpleNamespace(image_size=SIZE, noun="images")
     samples, labels = SAMPLES, np.array([0, -1, 1, 1, 0, -1, 0])
 
     def __init__(self) -> None:
@@ -59,9 +62,9 @@ def test_features_are_those_of_whole_pictures(training, tmp_path):
     network, pictures = Network().train(training), Pictures()
     before = [x.clone() for x in network.buffers()]
     path = tmp_path / "test.npy"
-    write_features(network, pictures, CPU, SIZE, path, "test")
+    write_features(network, pictures, CPU, path, "test")
     network.train(training)
-    found = {"swept": encode(network, pictures, CPU, SIZE).numpy(), "written": np.load(path)}
+    found = {"swept": encode(network, pictures, CPU).numpy(), "written": np.load(path)}
     for name, features in found.items():
         np.testing.assert_allclose(features, expected(), atol=1e-5, err_msg=name)
     assert network.training == training, "as it was before"
@@ -70,7 +73,7 @@ def test_features_are_those_of_whole_pictures(training, tmp_path):
 
 def test_embeddings_are_those_of_labelled_pictures():
     """For a reading of kNN, whose caller has put the network into evaluation mode."""
-    features, labels = embed(Network().eval(), Pictures(), CPU, SIZE, most=SAMPLES)
+    features, labels = embed(Network().eval(), Pictures(), CPU, most=SAMPLES)
     labelled = np.flatnonzero(Pictures.labels >= 0)
     np.testing.assert_allclose(features, expected()[labelled], atol=1e-5)
     np.testing.assert_array_equal(labels, Pictures.labels[labelled])

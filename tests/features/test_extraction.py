@@ -2,6 +2,7 @@
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import torch
 
 from selfsup.features.encode import BATCH
 from selfsup.features.writer import _put, write_features
-from selfsup.nets.image import Pixels
+from selfsup.nets.image import Raw
 
 
 class Few:
     """A split of random images."""
+
+    kind, data = "image", SimpleNamespace(image_size=4, noun="images")
 
     def __init__(self, samples: int):
         self.samples = samples
@@ -26,7 +29,7 @@ class Few:
 @pytest.mark.parametrize("samples", [0, 1, BATCH + 3])
 def test_rows_are_those_of_the_samples(tmp_path, samples):
     split, path = Few(samples), tmp_path / "new" / "test.npy"
-    width = write_features(Pixels(), split, torch.device("cpu"), 4, path, "test")
+    width = write_features(Raw(), split, torch.device("cpu"), path, "test").width
     found = np.load(path)
     assert found.dtype == np.float32 and found.shape == (samples, width)
     if samples:
@@ -47,5 +50,5 @@ def test_only_the_first_process_makes_the_folder(tmp_path, monkeypatch):
             monkeypatch.setattr(f"selfsup.{module}.{name}", lambda value=value: value)
     monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
     with pytest.raises(FileNotFoundError):
-        write_features(Pixels(), Few(3), torch.device("cpu"), 4, tmp_path / "new" / "train.npy", "test")
+        write_features(Raw(), Few(3), torch.device("cpu"), tmp_path / "new" / "train.npy", "test")
     assert not (tmp_path / "new").exists()

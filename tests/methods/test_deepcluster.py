@@ -104,7 +104,7 @@ def test_the_optimiser_forgets_the_old_classifier(hundred, tmp_path, monkeypatch
 
     task.before_step = look
     plan = loop.Plan(0, params.pretrain, SGD(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.0), tmp_path)
-    loop.train(task, split, params.data.of("image").image_size, plan, make_accelerator("fp32"))
+    loop.train(task, split, plan, make_accelerator("fp32"))
     fresh, going = (False, True), (True, True)
     assert list(known.values()) == [(False, False), going, going, fresh, going, going]
 

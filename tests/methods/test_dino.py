@@ -10,7 +10,7 @@ import torch
 
 from selfsup.draw import Draw
 from selfsup.errors import UserError
-from selfsup.nets.export import export_backbone
+from selfsup.nets.image import export_backbone
 from selfsup.nn.heads import CosineLayer
 from selfsup.task import Progress
 from selfsup.training import monitors
@@ -107,7 +107,7 @@ def test_the_teacher_is_exported_and_probed_or_the_student_on_request(hundred, t
         with torch.no_grad():
             of = {"teacher": task.teacher[0](images)["pooled"], "student": task.backbone(images)["pooled"]}
         assert not torch.allclose(of["teacher"], of["student"], atol=1e-3)
-        export_backbone(task.encoder(), params.backbones["vit"], params.data.of("image").image_size, tmp_path / export)
+        export_backbone(task.encoder(), params.backbones["vit"], params.data.of("image"), tmp_path / export)
         net = timm.create_model(f"local-dir:{tmp_path / export}", pretrained=True).eval()
         with torch.no_grad():
             found = net(task.backbone.normalize(images))

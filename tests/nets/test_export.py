@@ -3,14 +3,15 @@
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from selfsup.nets.export import export_backbone
-from selfsup.nets.image import build_backbone
+from selfsup.nets.image import build_backbone, export_backbone
 from selfsup.params import BackboneParams
 
+SIZE = SimpleNamespace(image_size=32)
 VIT = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "class_token": False, "global_pool": "avg"}
 CASES = {
     "resnet9": (BackboneParams(name="resnet9", small_stem=False, options={"width": 4}), "torch.export"),
@@ -36,13 +37,13 @@ WITH = {
 def test_features_are_the_same_elsewhere(case, tmp_path):
     params, way = CASES[case]
     torch.manual_seed(0)
-    backbone = build_backbone(params, 32, [0.4, 0.5, 0.6], [0.2, 0.3, 0.25])
+    backbone = build_backbone(params, SIZE, SimpleNamespace(mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.25]))
     for name, buffer in backbone.named_buffers():  # statistics that are not those of a fresh batch norm
         if name.endswith("running_mean"):
             buffer.normal_(0, 0.1)
         elif name.endswith("running_var"):
             buffer.uniform_(0.5, 2)
-    config = export_backbone(backbone, params, 32, tmp_path / "backbone")
+    config = export_backbone(backbone, params, SIZE, tmp_path / "backbone")
     assert config["loads_with"] == way
     images = torch.rand(5, 3, 32, 32)
     torch.save({"images": images, "features": backbone(images)["pooled"].detach()}, tmp_path / "expected.pt")

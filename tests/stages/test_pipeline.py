@@ -133,7 +133,7 @@ def test_features_are_those_of_the_rows_encoder(finished, row, monkeypatch):
     splits = open_splits(params.data)
     encoder = encoder_of(row, params, splits["train"])
     folder = finished / "features" / ("pretrained" if row == "method" else f"baselines/{row}")
-    found = encode(encoder, splits["test"], torch.device("cpu"), splits["test"].data.image_size)
+    found = encode(encoder, splits["test"], torch.device("cpu"))
     np.testing.assert_allclose(found.numpy(), np.load(folder / "test.npy"), atol=1e-5)
     assert not encoder.training
     assert encoder_of("pixels", params, splits["train"]) is None

@@ -30,7 +30,7 @@ def carried(shards: Path, resume: Path, chunk: int | None) -> tuple[list[Tensor]
 
     task.after_step = after
     plan = Plan(params.seed, params.pretrain, method_params(params, method).optimizer, resume)
-    train(task, split, split.data.image_size, plan, make_accelerator("fp32"))
+    train(task, split, plan, make_accelerator("fp32"))
     batches = train_ids(split.samples, params.seed, params.pretrain.batch_size, range(len(seen)))
     return seen, list(batches), names
 

@@ -51,7 +51,7 @@ def overflowing(shards: Path, resume: Path, die_after: int | None, chunk: int | 
 
     plan = loop.Plan(0, params.pretrain, SGD(name="sgd", lr=0.1, momentum=0.9, weight_decay=0), resume, log=log)
     try:
-        result = loop.train(task, split, params.data.of("image").image_size, plan, half_on_a_cpu())
+        result = loop.train(task, split, plan, half_on_a_cpu())
     except Dead:
         return {}
     return {"taken": taken, "skipped": result.skipped, "weights": weights, "state": state(task), "steps": result.steps}

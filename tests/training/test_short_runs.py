@@ -115,7 +115,7 @@ def test_a_layer_that_is_frozen_first_trains_in_the_second_half(method, epochs, 
 
     task = build_task(chosen, method, block, splits["train"])
     plan = Plan(0, chosen.pretrain, block.optimizer, tmp_path, log=log)
-    result = train(task, splits["train"], chosen.data.of("image").image_size, plan, make_accelerator("fp32"))
+    result = train(task, splits["train"], plan, make_accelerator("fp32"))
     steps = result.steps
     rates = [row["lr"] for row in result.rows]
     assert seen == [step < steps / 2 for step in range(steps)]

@@ -12,6 +12,8 @@ from selfsup.errors import KnobError, UserError
 from selfsup.params import METHODS, MethodParams
 from selfsup.task import Facts, Task
 
+__path__ = METHODS
+
 BY_HAND = {  # what the training loop reads of a block, and a loop written by hand need not give
     "backbone": "conv",
     "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0},
@@ -20,7 +22,7 @@ BY_HAND = {  # what the training loop reads of a block, and a loop written by ha
 
 def names() -> list[str]:
     """The known methods."""
-    return known(METHODS)
+    return known(__path__)
 
 
 def find(name: str) -> tuple[type[MethodParams], type[Task]]:

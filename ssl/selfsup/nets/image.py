@@ -1,23 +1,22 @@
-"""Backbones: ResNet-9, or any network of timm, with a small-image stem as a switch; how they leave the project."""
+"""Backbones for images: ResNet-9, or any network of timm, with a small-image stem as a switch; how they are exported."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from selfsup.blocks import ImageData
 from selfsup.errors import UserError
+from selfsup.nets.export import write, write_program
+from selfsup.nets.fresh import refuse_weights
 from selfsup.nn.positions import sincos_positions
 from selfsup.params import BackboneParams
-
-LOADING = (  # options with which timm's constructors load weights, from a hub or a file
-    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict", "pretrained_filter_fn"),
-    *("pretrained_model_args", "checkpoint_path", "cache_dir", "weights", "state_dict"),
-)
-
 
 def _convolution(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential:
     layers = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
@@ -106,16 +105,6 @@ class Backbone(nn.Module):
         self.train()
 
 
-def refuse_weights(params: BackboneParams) -> None:
-    """Raise `UserError` where an option loads weights: every method and baseline here starts from fresh ones."""
-    for option in LOADING:
-        if option in params.options:
-            raise UserError(
-                f"backbones: option {option} of {params.name} loads weights, which is not supported: the row of random "
-                "weights would be a pretrained one, and all methods would start from other training; remove it"
-            )
-
-
 def timm_arguments(params: BackboneParams, image_size: int) -> dict:
     """The arguments with which `timm.create_model(params.name, ...)` builds the network, small stem aside."""
     import timm  # late: two seconds to import
@@ -130,8 +119,12 @@ def timm_arguments(params: BackboneParams, image_size: int) -> dict:
     return arguments
 
 
-def build_backbone(params: BackboneParams, image_size: int, mean: Sequence[float], std: Sequence[float]) -> Backbone:
-    """A backbone with fresh weights from torch's generator. Raises `UserError` for an unknown name or option."""
+def build_backbone(params: BackboneParams, data: ImageData, facts: Any) -> Backbone:
+    """A backbone with fresh weights from torch's generator. It normalises its input by `facts.mean` and `facts.std`.
+
+    Raises `UserError` for an unknown name or option.
+    """
+    mean, std, image_size = facts.mean, facts.std, data.image_size
     refuse_weights(params)
     try:
         if params.name == "resnet9":
@@ -150,9 +143,10 @@ def build_backbone(params: BackboneParams, image_size: int, mean: Sequence[float
 
 
 @torch.no_grad()
-def check_backbone(params: BackboneParams, image_size: int) -> None:
+def check_backbone(params: BackboneParams, data: ImageData) -> None:
     """Build a backbone and give it an image. Raises `UserError` where it cannot be built or gives no vector."""
-    backbone = build_backbone(params, image_size, [0.0] * 3, [1.0] * 3).eval()
+    image_size = data.image_size
+    backbone = build_backbone(params, data, SimpleNamespace(mean=[0.0] * 3, std=[1.0] * 3)).eval()
     try:
         shape = list(backbone(torch.zeros(1, 3, image_size, image_size))["pooled"].shape)
         what = f"its features are {shape}" if shape != [1, backbone.width] else ""
@@ -197,8 +191,47 @@ def _fix_positions(net: nn.Module) -> None:
         positions.requires_grad_(False)
 
 
-class Pixels(nn.Module):
+class Raw(nn.Module):
     """The identity as an encoder: an image's pixels are its features. [B 3 S S] -> {"pooled": [B 3*S*S]}"""
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return {"pooled": images.flatten(1)}
+
+
+def export_backbone(backbone: nn.Module, params: BackboneParams, data: ImageData, folder: Path) -> dict[str, Any]:
+    """Write the backbone's weights and its `config.json` to `folder`; returns the configuration.
+
+    Where timm can name the network, `timm.create_model("local-dir:<folder>", pretrained=True)` loads it: weights are
+    `model.safetensors`, the input is normalised with the configuration's mean and deviation. Where timm cannot (a small
+    stem, ResNet-9, a method's own encoder), `backbone.pt2` is a `torch.export` program that takes images in 0..1.
+    """
+    own = isinstance(backbone, Backbone)
+    size, named = data.image_size, own and params.name != "resnet9" and not params.small_stem
+    config: dict[str, Any] = {
+        "architecture": params.name,
+        "num_classes": 0,
+        "num_features": getattr(backbone, "width", None),
+        "loads_with": "timm" if named else "torch.export",
+        "pretrained_cfg": {
+            "input_size": [3, size, size],
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "mean": backbone.mean.flatten().tolist() if isinstance(backbone, Backbone) else None,
+            "std": backbone.std.flatten().tolist() if isinstance(backbone, Backbone) else None,
+            "num_classes": 0,
+        },
+    }
+    if named:
+        arguments = timm_arguments(params, size)
+        config["model_args"] = {name: value for name, value in arguments.items() if name != "num_classes"}
+        # timm passes the input size on to networks that are built for one size
+        config["pretrained_cfg"] |= {
+            "classifier": None,
+            "first_conv": None,
+            "fixed_input_size": "img_size" in arguments,
+        }
+    images = torch.zeros(2, 3, size, size)  # kept in the file, so not drawn: equal runs, equal bytes
+    write(folder, config, backbone.net if isinstance(backbone, Backbone) else backbone)
+    if not named:
+        write_program(folder, backbone, images)
+    return config

@@ -112,15 +112,10 @@ def _caption(split: Split, i: int) -> str:
 
 
 def _thumbnails(split: Split, ids: np.ndarray) -> list[str]:
-    """Data URIs of images, cut to their valid box."""
-    from PIL import Image
-
+    """Data URIs of pictures of samples."""
     batch = split.gather(np.asarray(ids, np.int64))
-    uris = []
-    for image, (height, width) in zip(batch["image"].numpy(), batch["box"].tolist(), strict=True):
-        picture = Image.fromarray(np.ascontiguousarray(image[:, :height, :width].transpose(1, 2, 0)))
-        uris.append(encoded(picture))
-    return uris
+    arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+    return [encoded(split.format.thumbnail({name: x[i] for name, x in arrays.items()})) for i in range(len(ids))]
 
 
 def encoded(picture: Image.Image) -> str:

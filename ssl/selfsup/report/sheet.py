@@ -1,30 +1,18 @@
-"""A picture of what a method sees: a few images and their views, drawn again from three numbers."""
+"""A picture of what a method sees: a few samples and their views, drawn again from three numbers."""
 
 import io
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from selfsup import views
 from selfsup.data.loader import Split
 from selfsup.draw import Draw
 from selfsup.task import Task
-from selfsup.views.image.recipe import centre_view
 
-IMAGES, MOST_VIEWS, TILE = 8, 8, 64
-
-
-def pictures(views: Any, size: int) -> Iterator[Tensor]:
-    """Every tensor in `views` that is a batch of images [n 3 S S]."""
-    if isinstance(views, Tensor):
-        if views.ndim == 4 and views.shape[1] == 3 and views.shape[3] <= size:
-            yield views
-    elif isinstance(views, list | tuple):
-        for part in views:
-            yield from pictures(part, size)
+SAMPLES, MOST_VIEWS, TILE = 8, 8, 64
 
 
 def padded(images: Tensor, size: int) -> Tensor:
@@ -35,13 +23,20 @@ def padded(images: Tensor, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def views_sheet(task: Task, split: Split, size: int, seed: int) -> bytes:
-    """A PNG with one column per image: the image on top, below it the views that `task` makes of it in epoch 0."""
-    ids = torch.linspace(0, split.samples - 1, min(IMAGES, split.samples)).long()  # shards are sorted by class
+def views_sheet(task: Task, split: Split, seed: int) -> bytes | None:
+    """A PNG with one column per sample: the sample on top, below it the views that `task` makes of it in epoch 0.
+
+    None for a kind of data whose views are no pictures.
+    """
+    kind, data = views.find(split.kind), split.data
+    ids = torch.linspace(0, split.samples - 1, min(SAMPLES, split.samples)).long()  # shards are sorted by class
     batch = split.gather(ids)
-    rows = [centre_view(batch, size)]
-    for images in pictures(task.views(batch, Draw(seed, 0, ids)), size):
-        rows += images.split(len(ids))
+    rows: list[Tensor] = list(kind.pictures(kind.plain(batch, data), data))
+    if not rows:
+        return None
+    size = rows[0].shape[-1]
+    for pictures in kind.pictures(task.views(batch, Draw(seed, 0, ids)), data):
+        rows += pictures.split(len(ids))
     sheet = torch.stack([padded(row, size) for row in rows[: 1 + MOST_VIEWS]]).clamp(0, 1)  # [R n 3 S S]
     r, n, _, height, width = sheet.shape
     pixels = sheet.permute(0, 3, 1, 4, 2).reshape(r * height, n * width, 3).mul(255).round().byte()

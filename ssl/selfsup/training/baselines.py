@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from selfsup import nets
 from selfsup.data.loader import Split, open_splits
 from selfsup.features.writer import write_feature_set
 from selfsup.files import replaced, write_json
-from selfsup.nets.image import Pixels
 from selfsup.params import MethodParams, Params
 from selfsup.processes import launch
 from selfsup.processes.accelerator import make_accelerator
@@ -41,26 +41,29 @@ def skipped(folder: Path, reason: str) -> None:
 
 
 def pixels(params: Params) -> None:
-    """The raw images as features/baselines/pixels."""
+    """The raw samples as features/baselines/pixels."""
     if "pixels" not in params.baselines:
         skipped(FOLDER / "pixels", "not in params.yaml's baselines")
         return
     splits = open_splits(params.data)
-    size = splits["train"].data.image_size
-    write_feature_set(Pixels(), splits, torch.device("cpu"), size, FOLDER / "pixels", {"method": "pixels"})
+    resume = session.raw_folder(stage.ROOT, splits["train"])
+    with session.owned(resume):
+        raw, facts = nets.find(splits["train"].kind).Raw(), {"method": "pixels"}
+        write_feature_set(raw, splits, torch.device("cpu"), FOLDER / "pixels", facts, resume)
+        session.finished(resume)
 
 
 def work(params: Params, block: MethodParams, splits: dict[str, Split], resume: Path, count: int) -> None:
     """Features of random weights, then a supervised training and its features."""
     accelerator = make_accelerator(params.pretrain.precision)
     launch.assert_world(count)
-    device, size, chief = accelerator.device, splits["train"].data.image_size, accelerator.is_main_process
+    device, chief = accelerator.device, accelerator.is_main_process
     metrics: dict = {"method": "supervised", "seed": params.seed, "computed_from": {"images": splits["train"].checksum}}
     times, features, rows = {}, {}, []
     if "random" in params.baselines:
         encoder = random_encoder(params, block.backbone, splits["train"]).to(device)
         facts = {"method": "random", "backbone": block.backbone}
-        features["random"] = write_feature_set(encoder, splits, device, size, FOLDER / "random", facts)["digest"]
+        features["random"] = write_feature_set(encoder, splits, device, FOLDER / "random", facts, resume)["digest"]
     elif chief:
         skipped(FOLDER / "random", "not in params.yaml's baselines")
     reason = None
@@ -95,6 +98,6 @@ def supervised(
         if chief:
             with replaced(SUPERVISED.parent) as new:
                 facts["weights"] = save_weights(task, new / SUPERVISED.name)
-        encoder, size = task.eval().encoder().to(accelerator.device), splits["train"].data.image_size
-        digest = write_feature_set(encoder, splits, accelerator.device, size, FOLDER / "supervised", facts)["digest"]
+        encoder, device = task.eval().encoder().to(accelerator.device), accelerator.device
+        digest = write_feature_set(encoder, splits, device, FOLDER / "supervised", facts, resume)["digest"]
     return session.summary(task, result, "supervised", architecture, params, checksum), result, digest

@@ -1,13 +1,14 @@
 """From `params.yaml` and the data to a task ready to train, with weights that depend on the seed alone."""
 
+from typing import Any
+
 import torch
 
-from selfsup import methods
+from selfsup import methods, nets
 from selfsup.config import choose, parse
 from selfsup.data.loader import Split
 from selfsup.epochs import fitted, shortened
 from selfsup.errors import UserError
-from selfsup.nets.image import Backbone, build_backbone
 from selfsup.params import MethodParams, Params
 from selfsup.task import Facts, Task
 from selfsup.training.schedule import peak_lr
@@ -38,9 +39,9 @@ def short_run(params: Params, name: str, block: MethodParams) -> str | None:
     return f"note: pretrain.epochs: {epochs} shortens {', '.join(changes)}" if changes else None
 
 
-def fresh_backbone(params: Params, architecture: str, split: Split) -> Backbone:
+def fresh_backbone(params: Params, architecture: str, split: Split) -> Any:
     """The backbone `backbones.<architecture>` with new weights from torch's generator."""
-    return build_backbone(params.backbones[architecture], split.data.image_size, split.facts.mean, split.facts.std)
+    return nets.find(split.kind).build_backbone(params.backbones[architecture], split.data, split.facts)
 
 
 def build_task(params: Params, name: str, block: MethodParams, split: Split) -> Task:
@@ -51,7 +52,8 @@ def build_task(params: Params, name: str, block: MethodParams, split: Split) -> 
     facts = Facts(
         samples=split.samples,
         classes=len(split.classes),
-        image_size=split.data.image_size,
+        data=split.data,
+        found=split.facts,
         batch_size=params.pretrain.batch_size,
         peak_lr=peak_lr(block.optimizer, params.pretrain),
         views=params.views,

@@ -1,11 +1,11 @@
 """The stage `check`: params.yaml as a whole, before any work, and what the chosen method needs of it."""
 
-from selfsup import methods, needs
+from selfsup import methods, needs, nets
 from selfsup.blocks import BLOCKS
 from selfsup.config import choose
 from selfsup.errors import UserError
 from selfsup.evaluation import protocols
-from selfsup.nets.image import check_backbone, refuse_weights
+from selfsup.nets.fresh import refuse_weights
 from selfsup.params import Params
 from selfsup.training.build import method_params
 
@@ -23,5 +23,5 @@ def check(params: Params) -> None:
     protocols.blocks(params.evaluation)
     kind, architecture = methods.find(params.method)[1].about.kind, blocks[params.method].backbone
     data = params.data.of(kind)
-    check_backbone(params.backbones[architecture], data.image_size)
+    nets.find(kind).check_backbone(params.backbones[architecture], data)
     needs.write(params, kind, architecture)

@@ -1,43 +1,36 @@
 """The stage `extract`: from pretrained weights to the features of all splits."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from selfsup import digests
-from selfsup.data.index import verify
-from selfsup.data.loader import open_splits
+from selfsup.data.loader import Split
 from selfsup.features.measures import label_free
 from selfsup.features.store import WEIGHTS
 from selfsup.features.writer import write_feature_set
 from selfsup.files import write_json
-from selfsup.params import Params
-from selfsup.processes import launch, signals
+from selfsup.params import MethodParams, Params
+from selfsup.processes import launch
 from selfsup.processes.accelerator import make_accelerator
 from selfsup.tracking import record
+from selfsup.training import session, stage
 from selfsup.training.build import method_params
 from selfsup.training.encoders import trained
 
 
 def extract(params: Params) -> None:
     """Write features/pretrained and metrics/extract.json on NPROC processes. Raises `UserError`."""
-    count, worker = launch.processes(), launch.inside()
-    if count > 1 and not worker:
-        verify("data/shards", params.data.verify)  # once, and not by every process
-        launch.check_devices(count)
-        launch.relaunch(count)
-        return
-    signals.stop_on_sigterm()
-    with launch.quiet_when_left_alone():
-        work(params, count, verified=worker)
+    block = method_params(params, params.method)
+    stage.alone("extract", params, params.method, block.backbone, partial(work, params, block))
 
 
-def work(params: Params, count: int, verified: bool) -> None:
-    """Extract on this process's share of the images; `verified`: the shards have just been checked."""
+def work(params: Params, block: MethodParams, splits: Mapping[str, Split], resume: Path, count: int) -> None:
+    """Extract on this process's share of the samples; what is not whole yet is kept in the folder `resume`."""
     accelerator = make_accelerator("fp32")
     launch.assert_world(count)
-    splits = open_splits(params.data, verified=verified)
-    block = method_params(params, params.method)
     task = trained(params, params.method, block, splits["train"], WEIGHTS)
     encoder = task.encoder().to(accelerator.device)
     weights = digests.of_files(WEIGHTS)
@@ -45,7 +38,8 @@ def work(params: Params, count: int, verified: bool) -> None:
     chief = accelerator.is_main_process
     with record.nested(params, "extract", weights, chief=chief) as (_, run), launch.quiet_when_left_alone():
         folder = Path("features/pretrained")
-        meta = write_feature_set(encoder, splits, accelerator.device, splits["train"].data.image_size, folder, facts)
+        session.begin(resume, params, params.method, block.backbone, splits["train"].checksum)
+        meta = write_feature_set(encoder, splits, accelerator.device, folder, facts, resume)
         if chief:
             test = np.load(folder / "test.npy", mmap_mode="r")
             found = label_free(test, params.seed)
@@ -54,4 +48,5 @@ def work(params: Params, count: int, verified: bool) -> None:
             write_json(Path("metrics/extract.json"), metrics | {"features": meta["digest"], "test": found})
             write_json(Path("metrics/times/extract.json"), {"images_per_second": meta["images_per_second"]})
             run.metrics(found, 0)
-            print(f"features: {meta['width']} numbers per image, {meta['images_per_second']:.0f} images/s")
+            speed = f"{meta['images_per_second']:.0f} {splits['train'].data.noun}/s"
+            print(f"features: {meta['width']} numbers per sample, {speed}")

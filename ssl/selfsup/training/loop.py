@@ -71,18 +71,18 @@ def reseed(seed: int, step: int, chunk: int = 0) -> None:
     torch.manual_seed(int(key) & (2**63 - 1))
 
 
-def sweep(task: Task, split: Split, device: torch.device, size: int) -> Tensor:
+def sweep(task: Task, split: Split, device: torch.device) -> Tensor:
     """Pooled features of all training samples in id order, on every process. [N D]"""
-    return encode(task.encoder(), split, device, size)
+    return encode(task.encoder(), split, device)
 
 
-def train(task: Task, split: Split, size: int, plan: Plan, accelerator: Any) -> Result:
-    """Train `task` on `split`, resuming from the newest checkpoint in `plan.resume`; images have `size` pixels a side.
+def train(task: Task, split: Split, plan: Plan, accelerator: Any) -> Result:
+    """Train `task` on `split`, resuming from the newest checkpoint in `plan.resume`.
 
     Raises `UserError` when the loss is not finite, the batch does not divide among processes and chunks, or there are
-    fewer images than a batch. SIGTERM and SIGINT end the process with a checkpoint of the step under way.
+    fewer samples than a batch. SIGTERM and SIGINT end the process with a checkpoint of the step under way.
     """
-    run = _Run(task, split, size, plan, accelerator)
+    run = _Run(task, split, plan, accelerator)
     batches, bar = run.batches(), run.bar()
     with Interruption(rank_timeout()) as interruption:
         for step, batch in enumerate(batches, start=run.first):
@@ -119,8 +119,8 @@ class _Due:
 class _Run:
     """A training under way on this process: what its steps share, resumed from the newest checkpoint."""
 
-    def __init__(self, task: Task, split: Split, size: int, plan: Plan, accelerator: Any):
-        self.task, self.split, self.size, self.plan, self.accelerator = task, split, size, plan, accelerator
+    def __init__(self, task: Task, split: Split, plan: Plan, accelerator: Any):
+        self.task, self.split, self.plan, self.accelerator = task, split, plan, accelerator
         self.settings = settings = fitted(plan.pretrain, plan.pretrain.epochs)
         self.per_epoch = split.samples // settings.batch_size
         self.steps = planned_steps(split.samples, settings)
@@ -155,7 +155,7 @@ class _Run:
         settings = self.settings
         normalised = any(isinstance(module, _BatchNorm) for module in self.task.modules())
         if settings.chunk_size == 1 and normalised:
-            raise UserError("pretrain.chunk_size: 1 leaves batch norm no other image to compare with; raise it")
+            raise UserError("pretrain.chunk_size: 1 leaves batch norm no other sample to compare with; raise it")
         if self.parts > 1 and rank() == 0 and normalised:
             _log.info("note: with pretrain.chunk_size, batch norm normalises each chunk by itself")
         return train_batches(
@@ -173,8 +173,8 @@ class _Run:
         """The progress bar, on the first process."""
         batch = self.settings.batch_size
         initial, total = self.first * batch, self.steps * batch
-        title, silent = self.plan.title, rank() != 0
-        return tqdm(total=total, initial=initial, unit="img", unit_scale=True, desc=title, disable=silent)
+        title, unit, silent = self.plan.title, f" {self.split.data.noun}", rank() != 0
+        return tqdm(total=total, initial=initial, unit=unit, unit_scale=True, desc=title, disable=silent)
 
     def due(self, step: int) -> _Due:
         """What the step does beside its update."""
@@ -186,7 +186,7 @@ class _Run:
     def start_epoch(self, progress: Progress) -> None:
         """Tell the task, and forget the moments of parameters that it drew anew."""
         device = self.accelerator.device
-        for parameter in self.task.start_epoch(progress, lambda: sweep(self.task, self.split, device, self.size)):
+        for parameter in self.task.start_epoch(progress, lambda: sweep(self.task, self.split, device)):
             self.optimizer.state.pop(parameter, None)
 
     def views(self, batch: Batch, progress: Progress) -> list[Callable[[], Any]]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from selfsup import nets
 from selfsup.data.loader import Split
 from selfsup.features.store import WEIGHTS
 from selfsup.files import replaced, write_json
-from selfsup.nets.export import export_backbone
 from selfsup.params import MethodParams, Params
 from selfsup.processes import launch
 from selfsup.processes.accelerator import make_accelerator
@@ -47,7 +47,8 @@ def work(params: Params, block: MethodParams, splits: Mapping[str, Split], resum
         task = task.eval().cpu()
         with replaced(WEIGHTS.parent) as folder, replaced(Path("models/backbone")) as exported:
             weights = save_weights(task, folder / WEIGHTS.name)
-            export_backbone(task.encoder(), params.backbones[architecture], splits["train"].data.image_size, exported)
+            split, chosen = splits["train"], params.backbones[architecture]
+            nets.find(split.kind).export_backbone(task.encoder(), chosen, split.data, exported)
         write_csv(result.rows, Path("plots/pretrain.csv"))
         write_json(Path("metrics/pretrain.json"), metrics | {"weights": weights})
         write_json(Path("metrics/times/pretrain.json"), times)
@@ -56,7 +57,7 @@ def work(params: Params, block: MethodParams, splits: Mapping[str, Split], resum
         run.artifact("models/backbone", "backbone")
     if result.alarm:
         _log.warning("ALARM: %s", result.alarm)
-    speed = f"{times['images_per_second']:.0f} images/s"
+    speed = f"{times['images_per_second']:.0f} {splits['train'].data.noun}/s"
     print(f"{params.method}: {metrics['steps']} steps, loss {metrics['loss']:.4f}, {speed}")
 
 

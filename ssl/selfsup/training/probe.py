@@ -7,12 +7,10 @@ from torch import nn
 from selfsup.data.loader import Split
 from selfsup.features.encode import embed
 
-BANK = 20_000  # training images that are compared with, at most, and validation images, at most
+BANK = 20_000  # training samples that are compared with, at most, and validation samples, at most
 
 
-def knn_probe(
-    train_split: Split, validation: Split, image_size: int
-) -> Callable[[nn.Module], Mapping[str, float]] | None:
+def knn_probe(train_split: Split, validation: Split) -> Callable[[nn.Module], Mapping[str, float]] | None:
     """Return the reading, a function of the encoder; None where either split has no label."""
     if not (train_split.classes and (validation.labels >= 0).any()):
         return None
@@ -21,7 +19,7 @@ def knn_probe(
         from selfsup.evaluation.neighbours import knn_accuracy  # late: faiss is needed only here
 
         device = next(encoder.parameters()).device
-        bank, queries = (embed(encoder, split, device, image_size, BANK) for split in (train_split, validation))
+        bank, queries = (embed(encoder, split, device, BANK) for split in (train_split, validation))
         return {"knn_validation": knn_accuracy(*bank, *queries)}
 
     return probe

@@ -33,8 +33,14 @@ def code_checksum(method: str, package: Path = PACKAGE) -> str:
     A checkpoint of other code is not resumed.
     """
     starts = [package / "training" / Path(__file__).name, package / "methods" / f"{method}.py"]
-    files = sorted(closure(starts, {"methods": [method]}, package))
+    kind = methods.find(method)[1].about.kind
+    files = sorted(closure(starts, {"methods": [method], **choices(kind)}, package))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def choices(kind: str) -> dict[str, list[str]]:
+    """The modules of a kind of data, by folder."""
+    return {folder: [kind] for folder in ("formats", "views", "nets")}
 
 
 def identity(params: Params, method: str, architecture: str, checksum: str) -> dict[str, Any]:
@@ -53,9 +59,26 @@ def identity(params: Params, method: str, architecture: str, checksum: str) -> d
 
 def resume_folder(root: Path, stage: str, params: Params, method: str, architecture: str, checksum: str) -> Path:
     """Where exactly this run keeps its checkpoints, a function of its `identity`."""
-    values = identity(params, method, architecture, checksum)
+    return _folder(root, stage, identity(params, method, architecture, checksum))
+
+
+def raw_folder(root: Path, split: Split, package: Path = PACKAGE) -> Path:
+    """Where the features that are the samples themselves are kept until they are whole, a function of data and code."""
+    files = closure([package / "features" / "writer.py"], choices(split.kind), package)
+    values = {"data": [split.checksum, *split.data.read().values()], "code": digests.of_files(*sorted(files))}
+    return _folder(root, "pixels", values)
+
+
+def _folder(root: Path, stage: str, values: Mapping[str, Any]) -> Path:
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return root / resume.PLACE / f"{stage}-{digest[:16]}"
+
+
+def begin(folder: Path, params: Params, method: str, architecture: str, checksum: str) -> None:
+    """Note in the folder, on the first process, what it belongs to."""
+    if rank() == 0:
+        of = identity(params, method, architecture, checksum)
+        resume.begin(folder, {"stage": folder.name.rpartition("-")[0], **of})
 
 
 @contextmanager
@@ -89,9 +112,7 @@ def run(
     if rank() == 0 and (note := short_run(params, method, block)):
         _log.info(note)
     task = build_task(params, method, block, split)
-    if rank() == 0:
-        of = identity(params, method, block.backbone, split.checksum)
-        resume.begin(folder, {"stage": folder.name.rpartition("-")[0], **of})
+    begin(folder, params, method, block.backbone, split.checksum)
     plan = Plan(
         seed=params.seed,
         pretrain=params.pretrain,
@@ -99,9 +120,9 @@ def run(
         resume=folder,
         title=title,
         log=log,
-        probe=knn_probe(split, splits["validation"], split.data.image_size),
+        probe=knn_probe(split, splits["validation"]),
     )
-    return task, train(task, split, split.data.image_size, plan, accelerator)
+    return task, train(task, split, plan, accelerator)
 
 
 def finished(folder: Path) -> None:

@@ -1,0 +1,22 @@
+"""Views of images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from selfsup.blocks import ImageData
+from selfsup.views.image.recipe import centre_view
+
+
+def plain(batch: Mapping[str, Tensor], data: ImageData) -> Tensor:
+    """The largest centred square of every picture, resized. [B 3 S S] in 0..1"""
+    return centre_view(batch, data.image_size)
+
+
+def pictures(views: Any, data: ImageData) -> list[Tensor]:
+    """Every tensor in `views` that is a batch of images [n 3 s s], s at most `data.image_size`."""
+    if isinstance(views, list | tuple):
+        return [picture for part in views for picture in pictures(part, data)]
+    shown = isinstance(views, Tensor) and views.ndim == 4 and views.shape[1] == 3 and views.shape[3] <= data.image_size
+    return [views] if shown else []
