@@ -75,7 +75,7 @@ def half(params: Params) -> tuple[Params, dict[str, Split], Path]:
     return params.model_copy(update={"pretrain": pretrain}), splits, folder
 
 
-def accuracy(params: Params, splits: Mapping[str, Split], encoder: Any) -> float:
+def accuracy(splits: Mapping[str, Split], encoder: Any) -> float:
     from selfsup.features.encode import embed
 
     device = next(encoder.parameters()).device
@@ -94,13 +94,13 @@ def reading(overrides: list[str], method: str, seed: int) -> dict[str, float]:
     block, accelerator = method_params(params, method), make_accelerator(params.pretrain.precision)
     os.environ["DVC_ROOT"] = str(folder)  # where decoded images are kept
     fresh = build_task(params, method, block, splits["train"]).eval()
-    before = accuracy(params, splits, fresh.encoder())
+    before = accuracy(splits, fresh.encoder())
     with tempfile.TemporaryDirectory() as resume:
         quiet: Any = lambda row, step: None  # noqa: E731 - no tracker listens
         task, result = session.run(params, method, block, splits, Path(resume), method, quiet, accelerator)
     found = {
         "random": before,
-        "knn": accuracy(params, splits, task.eval().encoder()),
+        "knn": accuracy(splits, task.eval().encoder()),
         "first": result.rows[0]["loss"],
         "last": result.rows[-1]["loss"],
         "speed": result.images_per_second,

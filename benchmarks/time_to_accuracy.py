@@ -83,9 +83,7 @@ def ours(params: Params, folder: Path, every: int) -> Readings:
     task.after_step = lambda carry, progress: readings.step(task.encoder())  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as resume:
         plan = Plan(params.seed, params.pretrain, method_params(params, "simclr").optimizer, Path(resume))
-        train(
-            task, splits["train"], plan, make_accelerator(params.pretrain.precision)
-        )
+        train(task, splits["train"], plan, make_accelerator(params.pretrain.precision))
     return readings
 
 

@@ -35,6 +35,7 @@ GROUND = {
         "errors",
         "files",
         "imports",
+        "kinds",
         "logs",
         "needs",
         "params",
@@ -55,8 +56,9 @@ MAY_IMPORT = {  # room of the package: the other rooms it may import
     "needs": {"blocks", "config", "errors", "files", "params"},
     "digests": {"params"},  # for types only
     "nn": {"errors", "params"},
-    "views": {"draw", "params"},
-    "nets": {"errors", "params", "nn"},
+    "kinds": {"errors"},
+    "views": {"blocks", "draw", "kinds", "params"},
+    "nets": {"blocks", "errors", "kinds", "params", "nn"},
     "task": {"about", "draw", "params", "nn", "nets"},  # the last for types only
     "data": GROUND,
     "features": GROUND | {"data", "nn", "views"},
@@ -75,7 +77,11 @@ WAIVED = {
     # the script's other half trains
     "pixels": tuple(f"ssl/selfsup/{name}" for name in ("training/", "methods/", "epochs.py", "task.py", "families/")),
     # the network comes from models/pretrained
-    "extract": ("ssl/selfsup/training/build.py", "ssl/selfsup/training/schedule.py", "ssl/selfsup/task.py"),
+    "extract": (
+        "ssl/selfsup/task.py",
+        *(f"ssl/selfsup/training/{name}.py" for name in ("build", "checkpoint", "chunks", "curves", "health", "loop")),
+        *(f"ssl/selfsup/training/{name}.py" for name in ("monitors", "optimizers", "schedule", "session", "stage")),
+    ),
     "baseline": ("ssl/selfsup/families/",),  # not of the supervised method
 }
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from selfsup.errors import UserError
 
+
 def checked(room: str, kind: str, load: Callable[[], Any], declared: tuple[str, ...]) -> Any:
     """The module of a kind in a room of the package, which `load` imports.
 

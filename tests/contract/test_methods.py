@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.nets.image import export_backbone
-from selfsup.report.sheet import SAMPLES, MOST_VIEWS, views_sheet
+from selfsup.report.sheet import MOST_VIEWS, SAMPLES, views_sheet
 from selfsup.task import Progress
 from selfsup.training.build import method_params
 from tests.contract.runs import build, precisions
@@ -94,10 +94,10 @@ def test_what_was_trained_is_kept_loaded_and_exported(hundred, tmp_path, method,
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_report_shows_its_views(hundred, method):
-    task, split, params = build(method, hundred, double=False)
+    task, split, _ = build(method, hundred, double=False)
     sheet = Image.open(io.BytesIO(views_sheet(task, split, 0)))
-    tile = sheet.width // IMAGES
-    assert sheet.width == tile * IMAGES and sheet.height % tile == 0 and 2 <= sheet.height // tile <= 1 + MOST_VIEWS
+    tile = sheet.width // SAMPLES
+    assert sheet.width == tile * SAMPLES and sheet.height % tile == 0 and 2 <= sheet.height // tile <= 1 + MOST_VIEWS
     below = np.asarray(sheet)[tile:]
     assert below.std() > 10, "views, not an empty sheet"
 

@@ -54,7 +54,10 @@ def test_weights_from_elsewhere_are_refused_with_the_reason(check, monkeypatch, 
 def test_options_of_the_architecture_whose_names_are_alike_are_none():
     options = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "pretrained_window_sizes": [0] * 4}
     with torch.no_grad():
-        check_backbone(BackboneParams(name="swinv2_tiny_window8_256", small_stem=False, options=options), SimpleNamespace(image_size=64))
+        check_backbone(
+            BackboneParams(name="swinv2_tiny_window8_256", small_stem=False, options=options),
+            SimpleNamespace(image_size=64),
+        )
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ def write_features(encoder: nn.Module, split: Split, device: torch.device, path:
     _wait()  # all have looked before the first process creates the file
     first, stop = share(split.samples)
     note = earlier = _noted(place, path, first) if width else _Note()
-    file, noted = path.open("r+b") if width else None, start
-    unit, silent = f" {split.data.noun}", rank() != 0
+    file: BinaryIO | None = path.open("r+b") if width else None
+    noted, unit, silent = start, f" {split.data.noun}", rank() != 0
     bar = tqdm(total=split.samples, initial=note.rows * world(), unit=unit, unit_scale=True, desc=title, disable=silent)
     for row, pooled in encoded(encoder, split, device, note.rows):
         if file is None:
@@ -163,7 +163,9 @@ def _key(encoder: nn.Module, device: torch.device) -> str:
     """Digest of what decides the features' bits beside samples and code: weights, kind of device, processes."""
     state = encoder.state_dict()
     tensors = (x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy() for x in state.values())
-    return digests.of_values([digests.of_arrays(*tensors), list(state), device.type, world()])
+    return digests.of_values(
+        [type(encoder).__qualname__, list(state), digests.of_arrays(*tensors), device.type, world()]
+    )
 
 
 def _link(file: Path, place: Path) -> None:

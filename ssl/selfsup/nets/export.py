@@ -24,12 +24,12 @@ def write(folder: Path, config: dict[str, Any], net: nn.Module) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: x.cpu().contiguous() for name, x in net.state_dict().items()}, folder / "model.safetensors")
+    save_file({name: x.contiguous() for name, x in net.state_dict().items()}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def write_program(folder: Path, backbone: nn.Module, samples: Tensor) -> None:
-    """Write `backbone.pt2`, a program for the CPU that takes any number of samples shaped as the two in `samples`."""
+    """Write `backbone.pt2`, a program that takes any number of samples shaped as the two in `samples`."""
     shapes = {"samples": {0: torch.export.Dim("batch", min=1)}}
-    program = torch.export.export(_Pooled(backbone.eval().cpu()), (samples,), dynamic_shapes=shapes)
+    program = torch.export.export(_Pooled(backbone), (samples,), dynamic_shapes=shapes)
     torch.export.save(program, folder / "backbone.pt2")

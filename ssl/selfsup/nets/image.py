@@ -1,4 +1,4 @@
-"""Backbones for images: ResNet-9, or any network of timm, with a small-image stem as a switch; how they are exported."""
+"""Backbones for images: ResNet-9, or any network of timm, with a small-image stem as a switch; their export."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from selfsup.nets.export import write, write_program
 from selfsup.nets.fresh import refuse_weights
 from selfsup.nn.positions import sincos_positions
 from selfsup.params import BackboneParams
+
 
 def _convolution(inputs: int, outputs: int, pool: bool = False) -> nn.Sequential:
     layers = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
@@ -205,8 +206,8 @@ def export_backbone(backbone: nn.Module, params: BackboneParams, data: ImageData
     `model.safetensors`, the input is normalised with the configuration's mean and deviation. Where timm cannot (a small
     stem, ResNet-9, a method's own encoder), `backbone.pt2` is a `torch.export` program that takes images in 0..1.
     """
-    own = isinstance(backbone, Backbone)
-    size, named = data.image_size, own and params.name != "resnet9" and not params.small_stem
+    backbone, size = backbone.eval().cpu(), data.image_size
+    named = isinstance(backbone, Backbone) and params.name != "resnet9" and not params.small_stem
     config: dict[str, Any] = {
         "architecture": params.name,
         "num_classes": 0,

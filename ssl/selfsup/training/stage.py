@@ -1,4 +1,4 @@
-"""A stage that trains or extracts: on NPROC processes, with checkpoints that no other run uses and that are deleted at the end."""
+"""A stage that trains or extracts, on NPROC processes. Its checkpoints are its own, and are deleted at its end."""
 
 import contextlib
 import os

@@ -17,9 +17,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+import selfsup.views.image.ops as ops
 from selfsup.draw import Draw
 from selfsup.params import CropsParams, ViewsParams
-import selfsup.views.image.ops as ops
 from selfsup.views.image.colour import NO_OPERATION, colour_jitter, matrix_jitter, to_grey
 
 CROP_USES = {"crop area": 10, "crop ratio": 10, "crop place": 2}  # tries, tries, and once from top and left
