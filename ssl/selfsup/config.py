@@ -27,7 +27,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-def known(folders: list[str]) -> list[str]:
+def known(folders: Iterable[str]) -> list[str]:
     """The names that folders of modules offer: their public modules."""
     return sorted(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))
 

@@ -5,7 +5,6 @@ flat strict model. The registry is the folder listing: a file `<kind>.py` with `
 """
 
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Self, get_args
 
 from pydantic import ConfigDict, model_validator
@@ -18,7 +17,7 @@ __all__ = ["BLOCKS", "Data", "GroupTable", "KindData", "Shared", "own_keys", "so
 
 
 def _found() -> dict[str, type[KindData]]:
-    kinds = [name for name in known(Path(__file__).parent) if name != "base"]
+    kinds = [name for name in known(__path__) if name != "base"]
     return {kind: import_module(f"selfsup.blocks.{kind}").Block for kind in kinds}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfsup.blocks import ImageData
+from selfsup.blocks.image import ImageData
 from selfsup.errors import UserError
 from selfsup.nets.export import write, write_program
 from selfsup.nets.fresh import refuse_weights

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from selfsup.blocks import ImageData
+from selfsup.blocks.image import ImageData
 from selfsup.views.image.recipe import centre_view
 
 
