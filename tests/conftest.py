@@ -11,6 +11,7 @@ from PIL import Image
 from selfsup import logs
 from selfsup.data.shards import write
 from selfsup.evaluation import protocols
+from tests import toykinds
 from tests.helpers import params
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -69,3 +70,12 @@ def toy(found_in) -> str:
     """The protocol in evaluation/toys/nearest.py is known; its name."""
     found_in(Path(__file__).parent / "evaluation/toys")
     return "nearest"
+
+
+@pytest.fixture(scope="module")
+def sequence_kind():
+    """The kind of data in toykind/ is known: its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        toykinds.mount(patch)
+        yield "sequence"
+    toykinds.unmount()

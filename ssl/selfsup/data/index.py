@@ -53,7 +53,7 @@ class Index(Strict):
     """The whole of `index.json`."""
 
     schema_version: int
-    kind: str  # of the samples: a block under `data` in params.yaml
+    kind: Annotated[str, Field(pattern=r"^[a-z]\w*$")]  # of the samples: a block under `data` in params.yaml
     source: str
     seed: int
     classes: list[str]  # [] when unlabelled
@@ -70,7 +70,9 @@ class Index(Strict):
     @field_validator("facts", mode="before")
     @classmethod
     def _facts_are_of_the_kind(cls, value: Any, info: ValidationInfo) -> Any:
-        model = formats.find(info.data.get("kind", "")).Facts
+        if "kind" not in info.data:  # is no name, which is an error already
+            return value
+        model = formats.find(info.data["kind"]).Facts
         return value if isinstance(value, model) else model.model_validate(value)
 
     def digest(self) -> str:
@@ -109,6 +111,8 @@ def load_index(folder: Path | str) -> Index:
         index = Index.model_validate(values)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run `dvc repro shard` first") from None
+    except formats.NoFormat as error:
+        raise UserError(f"{path}: {error}") from None
     except (ValidationError, ValueError, RecursionError):  # ValueError: not UTF-8, not JSON
         raise UserError(f"{path}: damaged or edited; {REMEDY}") from None
     files = [entry.file for shards in index.splits.values() for shard in shards for entry in (shard, shard.table)]

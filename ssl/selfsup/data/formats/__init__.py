@@ -9,16 +9,18 @@ from selfsup.errors import UserError
 DECLARED = ("VERSION", "Facts", "Intake", "decoder", "equality", "thumbnail")
 
 
+class NoFormat(UserError):
+    """There is no module of a kind of data, or it lacks a declaration."""
+
+
 def find(kind: str) -> Format:
-    """The format of a kind of data. Raises `UserError`: no such module, or a declaration is missing."""
+    """The format of a kind of data. Raises `NoFormat`: no such module, or a declaration is missing."""
     try:
         module = import_module(f"selfsup.data.formats.{kind}")
     except ModuleNotFoundError as error:
         if error.name != f"selfsup.data.formats.{kind}":
             raise
-        raise UserError(f"data.{kind}: no kind of data; there is no file data/formats/{kind}.py") from None
+        raise NoFormat(f"data.{kind}: no kind of data; there is no file data/formats/{kind}.py") from None
     if missing := [name for name in DECLARED if not hasattr(module, name)]:
-        raise UserError(
-            f"data/formats/{kind}.py: {', '.join(missing)} missing; a format declares {', '.join(DECLARED)}"
-        )
+        raise NoFormat(f"data/formats/{kind}.py: {', '.join(missing)} missing; a format declares {', '.join(DECLARED)}")
     return cast(Format, module)
