@@ -67,7 +67,8 @@ MAY_IMPORT = {  # room of the package: the other rooms it may import
     "processes": GROUND | {"nn"},
     "tracking": GROUND | {"processes"},
     "evaluation": GROUND | {"data", "features"},
-    "training": GROUND | {"task", "methods", "nn", "nets", "data", "features", "processes", "tracking", "evaluation"},
+    "training": GROUND
+    | {"task", "methods", "nn", "nets", "views", "data", "features", "processes", "tracking", "evaluation"},
     "report": GROUND | {"task", "nn", "views", "nets", "data", "features", "methods", "evaluation", "training"},
     "compare": GROUND | {"data", "features", "methods", "evaluation", "report"},
 }

@@ -8,6 +8,7 @@ and one module or package in each of three rooms.
 `selfsup/views/text.py` is what a network sees of samples:
     plain(batch, data) -> Tensor    whole samples, without randomness, on the batch's device: what encoders are given
     pictures(views, data) -> list   the views of a batch as pictures [n 3 H W] in 0..1 for the report, or none
+    suspicious(batch) -> str        a sentence on samples that make a loss infinite, or nothing
 
 `selfsup/nets/text.py` is the networks:
     build_backbone(params, data, facts) -> nn.Module    with new weights from torch's generator; has a `width`

@@ -47,7 +47,7 @@ def test_sound_data_leave_the_optimiser(tmp_path):
 def test_pictures_that_are_all_the_same(tmp_path):
     split = split_of(tmp_path, np.repeat(noise(1), 60, axis=0))
     said = line(split, tmp_path)
-    assert said == "All 16 images of the step are one and the same picture; check the images in data.image.path"
+    assert said == "All 16 images of the step are equal; check the images of data.image"
 
 
 def test_pictures_of_one_colour(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from selfsup import views
 from selfsup.data.loader import Split, train_ids
 from selfsup.errors import UserError
 from selfsup.nn.distributed import rank, world
@@ -36,7 +37,7 @@ def stop_if_not_finite(bad: Tensor, split: Split, seed: int, settings: Pretrain,
     """Stop before a bad state is saved. Reading `bad` is the only synchronisation with the device.
 
     `bad` int64 [] is the first step of this process whose loss or weights were not finite, -1: none. Raises `UserError`
-    that names step, images, the last good checkpoint and the likely reason, which is first looked for in the data.
+    that names step, samples, the last good checkpoint and the likely reason, which is first looked for in the data.
     """
     worst = torch.where(bad < 0, NEVER, bad)  # the first bad step of any process
     if world() > 1:
@@ -50,28 +51,26 @@ def stop_if_not_finite(bad: Tensor, split: Split, seed: int, settings: Pretrain,
     listed = resume / "not-finite.json"
     listed.parent.mkdir(parents=True, exist_ok=True)
     names = {int(i): split.names[i] for i in ids}
-    listed.write_text(json.dumps({"step": step, "images": names}, indent=1) + "\n")
+    noun = split.data.noun
+    listed.write_text(json.dumps({"step": step, noun: names}, indent=1) + "\n")
     kept = max((path.name for path in resume.glob("step-*.pt")), default="none")
     raise UserError(
-        f"the loss is not finite at step {step} (images {ids[:4].tolist()}..., all in {listed}); last good checkpoint: "
-        f"{kept}. {suspicious(split, ids) or advice(settings)}"
+        f"the loss is not finite at step {step} ({noun} {ids[:4].tolist()}..., all in {listed}); last good checkpoint: "
+        f"{kept}. {suspicious(split, ids) or advice(settings, noun)}"
     )
 
 
 def suspicious(split: Split, ids: Tensor) -> str:
     """What is wrong with the data that makes a loss infinite whatever the learning rate is; empty: nothing."""
-    images = split.gather(ids)["image"].flatten(1)
-    if (images == images[0]).all():
-        return f"All {len(images)} images of the step are one and the same picture; check the images in data.image.path"
-    plain = int((images.unflatten(1, (3, -1)).diff(dim=2) == 0).all(2).all(1).sum())
-    if plain > len(images) / 2:
-        return f"{plain} of the {len(images)} images of the step are of one colour; check the images in data.image.path"
-    return ""
+    batch, noun = split.gather(ids), split.data.noun
+    if all((x == x[:1]).all() for name, x in batch.items() if name not in ("id", "label")):
+        return f"All {len(ids)} {noun} of the step are equal; check the {noun} of data.{split.kind}"
+    return views.find(split.kind).suspicious(batch)
 
 
-def advice(settings: Pretrain) -> str:
+def advice(settings: Pretrain, noun: str) -> str:
     """What steadies a run whose data are sound, as far as it has not been done."""
     steps = ["lower the method's optimizer.lr"]
     steps += ["set pretrain.clip_grad_norm"] if settings.clip_grad_norm is None else []
     steps += ["set pretrain.precision: fp32"] if settings.precision != "fp32" else []
-    return f"The images and their statistics are sound: {', or '.join(steps)}"
+    return f"The {noun} and their statistics are sound: {', or '.join(steps)}"

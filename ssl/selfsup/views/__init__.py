@@ -5,7 +5,7 @@ from typing import Any
 
 from selfsup import kinds
 
-DECLARED = ("plain", "pictures")
+DECLARED = ("plain", "pictures", "suspicious")
 
 
 def find(kind: str) -> Any:

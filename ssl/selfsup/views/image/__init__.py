@@ -20,3 +20,12 @@ def pictures(views: Any, data: ImageData) -> list[Tensor]:
         return [picture for part in views for picture in pictures(part, data)]
     shown = isinstance(views, Tensor) and views.ndim == 4 and views.shape[1] == 3 and views.shape[3] <= data.image_size
     return [views] if shown else []
+
+
+def suspicious(batch: Mapping[str, Tensor]) -> str:
+    """A sentence where more than half of the images are of one colour, which batch norms make infinite; else empty."""
+    images = batch["image"].flatten(2)  # [B 3 S*S]
+    plain = int((images.diff(dim=2) == 0).all(2).all(1).sum())
+    if plain > len(images) / 2:
+        return f"{plain} of the {len(images)} images of the step are of one colour; check the images in data.image.path"
+    return ""
