@@ -13,7 +13,8 @@ import numpy as np
 K, TEMPERATURE = 20, 0.07
 """k and tau of a quick reading, such as the probe's during training. The protocol has separate parameters."""
 
-_QUERIES, _BANK = 4096, 32768  # rows handled at once: memory does not grow with the number of images
+_QUERIES, _BANK = 1024, 32768  # rows handled at once: memory does not grow with the number of images
+_FIRST = 2048  # images of the bank that are handled first
 _ROWS = 4096  # rows whose lengths are taken at once
 _MATRIX = 1 << 25  # similarities held at once where all are needed, 128 MiB
 
@@ -67,26 +68,48 @@ def search(banks: Sequence[np.ndarray], queries: np.ndarray, k: int) -> tuple[np
 
 
 def _blocks(banks: Sequence[np.ndarray], queries: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`search` block by block of queries, so that neither the bank nor the answers need fit in memory."""
-    import faiss
+    """`search` block by block of queries, so that neither the bank nor the answers need fit in memory.
 
+    Of equal similarities the lower number comes first. Blocks of the bank grow with what was seen, so that each has
+    about k images per query that are nearer than the k nearest so far, and no others are sorted. Memory holds a block's
+    `_QUERIES` x `_BANK` similarities and its features, whatever the size of the bank.
+    """
     k = min(k, sum(map(len, banks)))
+    scale = [_inverse(lengths(bank)) for bank in banks]
     for start in range(0, len(queries), _QUERIES):
         block = unit_rows(queries[start : start + _QUERIES])
-        similarity: np.ndarray = np.empty((len(block), 0), np.float32)
-        index: np.ndarray = np.empty((len(block), 0), np.int64)
-        offset = 0
-        for bank in banks:
-            for first in range(0, len(bank), _BANK):
-                part = unit_rows(bank[first : first + _BANK])
-                near, number = faiss.knn(block, part, min(k, len(part)), metric=faiss.METRIC_INNER_PRODUCT)
-                similarity = np.concatenate([similarity, near], axis=1)
-                index = np.concatenate([index, number + offset], axis=1)
-                best = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-                similarity = np.take_along_axis(similarity, best, axis=1)
-                index = np.take_along_axis(index, best, axis=1)
-                offset += len(part)
+        similarity, index = np.empty((len(block), 0), np.float32), np.empty((len(block), 0), np.int64)
+        seen = 0
+        for bank, inverse in zip(banks, scale, strict=True):
+            first = 0
+            while first < len(bank):
+                rows = slice(first, first + min(_BANK, max(_FIRST, seen)))
+                part = bank[rows] * inverse[rows, None]
+                similarity, index = _nearer(similarity, index, block @ part.T, seen, k)
+                first, seen = first + len(part), seen + len(part)
         yield similarity, index
+
+
+def _nearer(
+    similarity: np.ndarray, index: np.ndarray, found: np.ndarray, offset: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest among `similarity` and `index` [Q k'], nearest first, and `found` [Q B], numbered from `offset`."""
+    rows, width = found.shape
+    if similarity.shape[1] == k:
+        near = np.flatnonzero(found > similarity[:, -1:])
+    elif similarity.shape[1] == 0 and width > k:
+        near = np.flatnonzero(found >= np.partition(found, width - k, axis=1)[:, width - k, None])
+    else:
+        near = np.arange(found.size)
+    row, column = np.divmod(near, width)
+    row = np.concatenate([np.repeat(np.arange(rows), similarity.shape[1]), row])
+    value = np.concatenate([similarity.ravel(), found.ravel()[near]])
+    number = np.concatenate([index.ravel(), column + offset])
+    order = np.lexsort((number, -value, row))
+    counts = np.bincount(row, minlength=rows)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # within the row
+    kept = order[place < k]
+    return value[kept].reshape(rows, -1), number[kept].reshape(rows, -1)
 
 
 def precisions(every: np.ndarray, own: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from selfsup.data.loader import Split
+from selfsup.evaluation.neighbours import knn_accuracy
 from selfsup.features.encode import embed
 
 BANK = 20_000  # training samples that are compared with, at most, and validation samples, at most
@@ -16,8 +17,6 @@ def knn_probe(train_split: Split, validation: Split) -> Callable[[nn.Module], Ma
         return None
 
     def probe(encoder: nn.Module) -> dict[str, float]:
-        from selfsup.evaluation.neighbours import knn_accuracy  # late: faiss is needed only here
-
         device = next(encoder.parameters()).device
         bank, queries = (embed(encoder, split, device, BANK) for split in (train_split, validation))
         return {"knn_validation": knn_accuracy(*bank, *queries)}
