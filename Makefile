@@ -16,7 +16,7 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help env reproduce test fuzz kills soak lint lint-docker docs docs-serve study table tables ui lock clean clean-resume clean-cache
+.PHONY: help env reproduce test fuzz kills soak lint lint-docker docs docs-serve study tune table tables ui lock clean clean-resume clean-cache
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -70,6 +70,10 @@ docs: env  ## build the documentation in site/; a warning or a broken link is an
 docs-serve: PORT := 8000
 docs-serve: env  ## show the documentation at 127.0.0.1:PORT (8000) and rebuild it after every edit
 	.venv/bin/mkdocs serve --no-strict --dev-addr 127.0.0.1:$(PORT)
+
+tune: env  ## tune methods alike: make tune METHODS="simclr byol" TRIALS=20 SETUP=cifar10 SEEDS="0 1"
+	.venv/bin/python -m selfsup.compare.tune --methods $(METHODS) $(if $(TRIALS),--trials $(TRIALS)) \
+		$(if $(SETUP),--setup $(SETUP)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 study: env  ## run an experiment of the textbooks, of compare/*.yaml: make study NAME=temperature SETUP=digits SEEDS="0 1"
 	.venv/bin/python -m selfsup.compare.run $(NAME) $(if $(SETUP),--setup $(SETUP)) $(if $(SEEDS),--seeds $(SEEDS))

@@ -23,7 +23,7 @@ SAID = {
     "seeds": [0],
     "epochs": 50,
     "held_out": [144],
-    "validation": 0.1,
+    "trained": [1293],
     "data": ["1f"],
     "code": "2e",
     "ranges": "3d",

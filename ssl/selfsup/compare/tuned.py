@@ -21,7 +21,7 @@ class Winner(Strict):
     """The best of a method's trials."""
 
     trials: PositiveInt
-    trial: Annotated[int, Field(ge=0)]  # the number of the best one; 0: the recipe as it was
+    trial: PositiveInt  # the number of the best one; 1: the recipe as it was
     recipe: Accuracy | None  # reading of the recipe as it was; null: its trial failed
     best: Accuracy  # reading of the best trial
     block: str  # digest of the method's block that the best trial had
@@ -32,8 +32,8 @@ class Tuned(Strict):
 
     seeds: Annotated[list[int], Field(min_length=1)]
     epochs: PositiveInt  # of a trial
-    held_out: Annotated[list[PositiveInt], Field(min_length=1)]  # images that judge a trial, by seed
-    validation: float  # their share of the training images
+    trained: Annotated[list[PositiveInt], Field(min_length=1)]  # images that a trial trains on, by seed
+    held_out: Annotated[list[PositiveInt], Field(min_length=1)]  # other images, that judge it, by seed
     data: Annotated[list[str], Field(min_length=1)]  # checksum of the training and held-out shards, by seed
     code: str  # git commit
     ranges: str  # digest of the file of ranges
