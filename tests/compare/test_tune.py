@@ -288,7 +288,7 @@ def test_the_first_trial_is_the_run_of_the_pipeline(project, tmp_path):
         params, "simclr", method_params(params, "simclr"), splits, tmp_path / "run", "", lambda *_: None,
         make_accelerator("fp32"),
     )  # fmt: skip
-    probe = trials.knn_probe(splits["train"], splits["validation"], 16)
+    probe = trials.knn_probe(splits["train"], splits["validation"])
     assert probe and trial.accuracies == [dict(probe(task.eval().encoder()))["knn_validation"]]
     assert trial.number == 1 and trial.values == {"optimizer.lr": 2.0, "temperature": 0.2}
 

@@ -61,7 +61,7 @@ def test_a_set_up_that_was_not_tuned_has_no_trials(tmp_path):
     ("said", "problem"),
     [
         ({"seeds": "all"}, "setups/mine.yaml: tuned.seeds: input should be a valid list, got 'all'"),
-        ({"trails": 3}, "setups/mine.yaml: tuned.trails: unknown parameter; remove it"),
+        ({"sedes": 3}, "setups/mine.yaml: tuned.sedes: unknown parameter; did you mean seeds?"),
         ({"methods": {"simclr": WINNER | {"trials": 0}}}, "setups/mine.yaml: tuned.methods.simclr.trials: input "),
     ],
 )

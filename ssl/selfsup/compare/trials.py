@@ -212,7 +212,7 @@ def settings(knob: Knob) -> Sequence[Scalar]:
 
 def judge(splits: Splits) -> Callable[[nn.Module], Mapping[str, float]]:
     """The kNN reading of the held-out images, a function of the encoder. Raises `UserError`."""
-    probe = knn_probe(splits["train"], splits["validation"], splits["train"].data.image_size)
+    probe = knn_probe(splits["train"], splits["validation"])
     if probe is None:
         raise UserError("data.labels: tuning compares settings by kNN, which needs labels; add class folders")
     return probe

@@ -94,11 +94,11 @@ class Tuning:
         counts = [(splits["train"].samples, splits["validation"].samples) for splits in study.data.values()]
         smallest = min(number for _, number in counts)
         trained, held_out = (" and ".join(map(str, sizes)) for sizes in zip(*counts, strict=True))
-        seeds = " ".join(map(str, study.data))
+        seeds, noun = " ".join(map(str, study.data)), next(iter(study.data.values()))["train"].data.noun
         return [
-            f"A trial trains {study.params.pretrain.epochs} epochs on {trained} images (seeds: {seeds}).",
-            f"It is judged by kNN on {held_out} other images, held out of the training images.",
-            f"One held-out image is {100 / smallest:.2f} points. The test split was not read.",
+            f"A trial trains {study.params.pretrain.epochs} epochs on {trained} {noun} (seeds: {seeds}).",
+            f"It is judged by kNN on {held_out} other {noun}, held out of the training {noun}.",
+            f"One of these is {100 / smallest:.2f} points. The test split was not read.",
         ]
 
     def report(self) -> str:
