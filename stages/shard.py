@@ -17,7 +17,7 @@ def main() -> None:
     values, data = params.load(), needs.data()
     with record.single(values, "shard", True, {"seed": values.seed, "data": data.model_dump()}) as run:
         index = write(data, values.seed, "data/shards")
-        run.metrics({f"images.{split}": index.samples(split) for split in index.splits}, 0)
+        run.metrics({f"{data.noun}.{split}": index.samples(split) for split in index.splits}, 0)
         run.metrics({"skipped": index.skipped_count}, 0)
         run.artifact("data/shards/index.json")
     print("\n".join(said(index)))

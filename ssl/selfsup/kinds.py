@@ -27,18 +27,20 @@ from typing import Any
 from selfsup.errors import UserError
 
 
-def checked(room: str, kind: str, load: Callable[[], Any], declared: tuple[str, ...]) -> Any:
-    """The module of a kind in a room of the package, which `load` imports.
+def checked(
+    room: str, name: str, load: Callable[[], Any], declared: tuple[str, ...], what: str = "kind of data"
+) -> Any:
+    """The module of a kind of data, or of `what` else has a name, in a room of the package; `load` imports it.
 
     Raises `UserError` that names the file, where it is missing or lacks one of `declared`.
     """
-    file = f"{room}/{kind}.py"
+    file = f"{room}/{name}.py"
     try:
         module = load()
     except ModuleNotFoundError as error:
-        if error.name != f"selfsup.{room.replace('/', '.')}.{kind}":
+        if error.name != f"selfsup.{room.replace('/', '.')}.{name}":
             raise
-        raise UserError(f"{file}: not found; the kind of data {kind!r} needs it (see selfsup/kinds.py)") from None
+        raise UserError(f"{file}: not found; the {what} {name!r} needs it (see selfsup/kinds.py)") from None
     if lacking := [name for name in declared if not hasattr(module, name)]:
-        raise UserError(f"{file}: {', '.join(lacking)} missing; a kind of data declares {', '.join(declared)}")
+        raise UserError(f"{file}: {', '.join(lacking)} missing; a {what} declares {', '.join(declared)}")
     return module

@@ -132,7 +132,7 @@ def test_all_kinds_of_faults_in_shards_are_found(steps, tmp_path):
         (copy / "index.json").write_text(json.dumps(values | {"facts": values["facts"] | {"lowest": lowest}}))
         with pytest.raises(UserError, match=f"{fault}.*run `dvc repro --force --single-item shard`"):
             load_index(copy)
-    no_file = r"data\.nothing: no kind of data; there is no file data/formats/nothing\.py"
+    no_file = r"data/formats/nothing\.py: not found; the kind of data 'nothing' needs it"
     for kind, fault in (("nothing", no_file), ("../image", "damaged or edited"), ("image.files", "damaged or edited")):
         (copy / "index.json").write_text(json.dumps(values | {"kind": kind}))
         with pytest.raises(UserError, match=rf"index\.json: {fault}"):
@@ -254,7 +254,7 @@ def test_the_source_says_what_is_watched(tmp_path):
         (
             formats,
             "VERSION = 1\n",
-            r"data/formats/half\.py: Facts, Intake, .* missing; a format declares VERSION, Facts",
+            r"data/formats/half\.py: Facts, Intake, .* missing; a kind of data declares VERSION, Facts",
         ),
         (
             sources,
@@ -272,7 +272,7 @@ def test_a_file_without_its_declarations_is_one_line(tmp_path, monkeypatch, pack
     (tmp_path / "half.py").write_text("import nothing_such\n")
     with pytest.raises(ModuleNotFoundError, match="nothing_such"):
         package.find("half")
-    with pytest.raises(UserError, match=r"there is no file data/\w+/quarter\.py"):
+    with pytest.raises(UserError, match=r"data/\w+/quarter\.py: not found; the [\w ]+ 'quarter' needs it"):
         package.find("quarter")
 
 

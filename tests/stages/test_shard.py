@@ -40,7 +40,7 @@ def change(workspace: Path, before: str, after: str) -> None:
 
 def test_the_embedded_digits_with_the_code_of_the_workspace(workspace):
     shards = workspace / "ssl" / "selfsup" / "data" / "index.py"
-    shards.write_text(shards.read_text().replace("SCHEMA = 3\n", "SCHEMA = 77\n"))
+    shards.write_text(shards.read_text().replace("SCHEMA = 4\n", "SCHEMA = 77\n"))
     done = run(workspace)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["train 1293, validation 145, test 359 images; 10 classes; 0 skipped"]

@@ -10,10 +10,10 @@ from selfsup.errors import UserError
 
 
 class GroupTable(Strict):
-    """A CSV file with a header: the group of each image file."""
+    """A CSV file with a header: the group of each file of a source."""
 
     table: str  # the CSV file
-    file: str  # the column of file names: the path below data.image.path, the name alone, or the name without extension
+    file: str  # the column of file names: the path below the source's folder, the name, or the name without extension
     group: str  # the column of groups
 
 

@@ -107,11 +107,11 @@ def load_index(folder: Path | str) -> Index:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(values, dict) and values.get("schema_version", SCHEMA) != SCHEMA:
-            raise UserError(f"{path}: written by another version of this project; {REMEDY}")
+            raise UserError(f"written by another version of this project; {REMEDY}")
         index = Index.model_validate(values)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run `dvc repro shard` first") from None
-    except formats.NoFormat as error:
+    except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except (ValidationError, ValueError, RecursionError):  # ValueError: not UTF-8, not JSON
         raise UserError(f"{path}: damaged or edited; {REMEDY}") from None

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
-_FOLDERS = {"train": "train", "test": "test", "val": "validation", "valid": "validation", "validation": "validation"}
 
 
 @dataclass

@@ -12,26 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from selfsup import kinds
 from selfsup.blocks import KindData
 from selfsup.data.source import Source
-from selfsup.errors import UserError
 
 DECLARED = ("listing", "watched")
 
 
 def find(name: str) -> Any:
-    """The module of a source. Raises `UserError`: no such module, or a declaration is missing."""
-    try:
-        module = import_module(f"selfsup.data.sources.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"selfsup.data.sources.{name}":
-            raise
-        raise UserError(f"data: no source {name}; there is no file data/sources/{name}.py") from None
-    if missing := [each for each in DECLARED if not hasattr(module, each)]:
-        raise UserError(
-            f"data/sources/{name}.py: {', '.join(missing)} missing; a source declares {', '.join(DECLARED)}"
-        )
-    return module
+    """The module of a source. Raises `UserError`."""
+    return kinds.checked(
+        "data/sources", name, lambda: import_module(f"selfsup.data.sources.{name}"), DECLARED, what="source"
+    )
 
 
 def open_source(data: KindData, scratch: Path) -> Source:
