@@ -18,7 +18,9 @@ def test_spread_is_the_confidence_interval_of_a_paired_t_test():
 def test_exceeds_agrees_with_the_p_value(seed):
     rng = np.random.default_rng(seed)
     a, b = rng.random(60) < 0.8, rng.random(60) < 0.6
-    assert paired(a, b).exceeds == (stats.ttest_rel(a.astype(float), b.astype(float)).pvalue < 0.05)
+    p = stats.ttest_rel(a.astype(float), b.astype(float)).pvalue
+    assert paired(a, b).exceeds == (p < 0.05)
+    assert paired(a, b).p == pytest.approx(p)
 
 
 def test_pairing_sees_what_unpaired_errors_hide():
@@ -37,7 +39,8 @@ def test_equal_outcomes_never_exceed():
 
 
 def test_one_unit_never_exceeds():
-    assert not paired(np.array([1.0]), np.array([0.0])).exceeds
+    one = paired(np.array([1.0]), np.array([0.0]))
+    assert not one.exceeds and one.p == 1
     assert standard_error(np.array([1.0])) == np.inf
 
 

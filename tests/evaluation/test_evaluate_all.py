@@ -9,7 +9,7 @@ from selfsup.data.loader import open_split
 from selfsup.evaluation import protocols
 from selfsup.evaluation.folder import read as read_folder
 from selfsup.evaluation.result import flat
-from selfsup.evaluation.run import evaluate, insufficient
+from selfsup.evaluation.run import evaluate, insufficient, of_names
 from selfsup.features.store import Splits
 from tests.data.make import class_folders, shards
 from tests.evaluation import workspace
@@ -70,6 +70,9 @@ def test_what_was_written_is_read_back_as_it_was(folder, hundred, protocol):
     assert found.results and {row: flat(result) for row, result in found.results.items()} == {
         row: values for row, values in written.items() if row != "features"
     }
+    test = open_split(hundred, "test", params.data)
+    kept = [name for name, label in zip(test.names, test.labels, strict=True) if label >= 0 or found.label is None]
+    assert found.image is not None and found.image.tolist() == of_names(kept).tolist() and len(set(found.image)) > 9
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

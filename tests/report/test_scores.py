@@ -240,6 +240,27 @@ def test_few_labels_pay_only_ahead_of_both_label_free_baselines():
     assert sentence == "With few labels it does not pay: mae is nowhere ahead of raw pixels by more than the spread."
 
 
+@pytest.mark.parametrize(("own", "pays"), [(0.2, True), (0.6, False)])
+def test_few_labels_pay_by_a_metric_of_which_lower_is_better(own, pays):
+    noise = np.random.default_rng(0).normal(size=50) * 0.01
+    curve = Curve("distance", 10, 100)
+
+    def distance(mean):
+        return Result({"n1": Metric(mean, "1 per class", "none", False, outcomes=mean + noise, curve=curve)})
+
+    rows = {"method": distance(own), "pixels": distance(0.3), "random": distance(0.5)}
+    (sentence,) = headline([scores("few labels", rows)], "mae")
+    assert ("it pays" in sentence) == pays
+    if pays:  # the figure is the lead over the rival that comes closest
+        assert "1 per class (-0.1 ± " in sentence
+
+
+@pytest.mark.parametrize(("own", "beats"), [(0.2, True), (0.6, False)])
+def test_the_majority_class_is_beaten_by_a_metric_of_which_lower_is_better(own, beats):
+    sentences = headline([lower(method=own, majority=0.4)], "mae")
+    assert any("does not beat the majority class" in one for one in sentences) != beats
+
+
 def test_supervised_is_no_rival_with_few_labels():
     draws = np.array([0.8, 0.8, 0.8])
     (sentence,) = headline(

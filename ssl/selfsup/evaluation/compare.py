@@ -36,6 +36,7 @@ class Difference:
     mean: float
     spread: float
     higher_is_better: bool = True
+    p: float = 1.0  # two-sided, of no difference; 1 where nothing tells of the spread
 
     @property
     def exceeds(self) -> bool:
@@ -81,9 +82,11 @@ def standard_error(outcomes: np.ndarray, labels: np.ndarray | None = None) -> fl
 def paired(a: np.ndarray, b: np.ndarray, labels: np.ndarray | None = None, higher_is_better: bool = True) -> Difference:
     """The difference of two rows' means, `a` and `b` [N] or [M N]; with `labels` [N], of the class-balanced ones.
 
+    Its p-value is below 1 - CONFIDENCE exactly where the difference exceeds its spread.
+
     Raises `ValueError` where the units are not the same.
     """
-    from scipy.special import stdtrit
+    from scipy.special import stdtr, stdtrit
 
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"paired outcomes need the same units, got {a.shape[-1]} and {b.shape[-1]}")
@@ -98,7 +101,8 @@ def paired(a: np.ndarray, b: np.ndarray, labels: np.ndarray | None = None, highe
     total = sum(part for part, _ in parts)
     freedom = total**2 / sum(part**2 / degrees for part, degrees in parts)  # Satterthwaite 1946
     spread = float(stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(total))
-    return Difference(mean, spread, higher_is_better)
+    p = float(2 * stdtr(freedom, -abs(mean) / np.sqrt(total)))
+    return Difference(mean, spread, higher_is_better, p)
 
 
 def rank(

@@ -1,9 +1,9 @@
 """The folder `evaluations/<protocol>/`: what a protocol found, written once and read back as the same `Result`s.
 
 `details.json` has every field but arrays and tables, or `{"skipped": reason}`. `outcomes.npz` has `<row>/<metric>`, the
-outcomes, `<row>/predicted`, and `label`, the labels of the test images, where the protocol needs labels. Tables are CSV
-files: `confusion.csv` and `per_class.csv` from predicted classes, `draws.csv` where there are draws, and the protocol's
-own.
+outcomes, `<row>/predicted`, `image`, digests of the names of the test images, and `label`, their labels, where the
+protocol needs labels. Tables are CSV files: `confusion.csv` and `per_class.csv` from predicted classes, `draws.csv`
+where there are draws, and the protocol's own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from selfsup.evaluation.compare import accuracy
 from selfsup.evaluation.result import Result
 from selfsup.files import replaced, write_json
 
+NO_ARRAYS: dict[str, Any] = {"label": None, "image": None}  # the arrays of `Found`, which are in outcomes.npz
+
 
 @dataclass(frozen=True)
 class Found:
@@ -38,6 +40,7 @@ class Found:
     own_tables: list[str]  # names of the protocol's own tables
     results: dict[str, Result]  # by row
     label: np.ndarray | None = None  # int64 [test images]
+    image: np.ndarray | None = None  # digests of their names, uint64: equal for the same image in another run
 
 
 def skip(folder: Path, reason: str) -> None:
@@ -49,16 +52,16 @@ def skip(folder: Path, reason: str) -> None:
 
 def write(folder: Path, found: Found, classes: Sequence[str]) -> None:
     """Write all files of the folder; `classes` are the names of the labels."""
-    arrays: dict[str, Any] = {} if found.label is None else {"label": found.label}
+    arrays = {key: value for key in NO_ARRAYS if (value := getattr(found, key)) is not None}
     for row, result in found.results.items():
         arrays |= {f"{row}/{key}": one.outcomes for key, one in result.metrics.items() if one.outcomes is not None}
         if result.predicted is not None:
             arrays[f"{row}/predicted"] = result.predicted
-    facts = asdict(replace(found, results={row: _bare(result) for row, result in found.results.items()}, label=None))
+    facts = asdict(replace(found, results={row: _bare(result) for row, result in found.results.items()}, **NO_ARRAYS))
     with replaced(folder) as new:
         new.mkdir()
         np.savez_compressed(new / "outcomes.npz", **arrays)
-        write_json(new / "details.json", {key: value for key, value in facts.items() if key != "label"})
+        write_json(new / "details.json", {key: value for key, value in facts.items() if key not in NO_ARRAYS})
         for name, (header, rows) in tables(found, classes).items():
             with (new / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows([header, *rows])
@@ -75,7 +78,7 @@ def read(folder: Path) -> Found:
         raise UserError(f"{path}: not as this version writes it ({where}: {fault['msg']}); run dvc repro") from None
     with np.load(folder / "outcomes.npz", allow_pickle=False) as arrays:
         results = {row: _filled(row, result, arrays) for row, result in found.results.items()}
-        return replace(found, results=results, label=arrays.get("label"))
+        return replace(found, results=results, **{key: arrays.get(key) for key in NO_ARRAYS})
 
 
 def _bare(result: Result) -> Result:

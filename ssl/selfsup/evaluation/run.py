@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ class Inputs(NamedTuple):
     missing: dict[str, str]  # baselines that are not there, with the reason
     features: dict[str, str]  # digests by row
     rare: int  # classes with too few images for every split
+    images: np.ndarray | None = None  # digests of the test images' names, uint64 [test images]
 
     @property
     def weights(self) -> str:
@@ -65,7 +67,21 @@ def read_inputs(params: Params) -> Inputs:
     data = params.data.model_copy(update={"verify": "size", "cache": "none"})  # only labels are read here
     train, validation, test = (open_split("data/shards", split, data) for split in Splits._fields)
     labels = Splits(train.labels, validation.labels, test.labels)
-    return Inputs(labels, list(train.classes), sets, missing, {one.row: one.digest() for one in sets}, len(train.rare))
+    return Inputs(
+        labels,
+        list(train.classes),
+        sets,
+        missing,
+        features={one.row: one.digest() for one in sets},
+        rare=len(train.rare),
+        images=of_names(test.names),
+    )
+
+
+def of_names(names: Sequence[str]) -> np.ndarray:
+    """A digest of each name, uint64 [N]: other names have others but for one chance in 2^64 per pair."""
+    digested = (hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest() for name in names)
+    return np.frombuffer(b"".join(digested), np.dtype("<u8"))
 
 
 def evaluate(name: str, params: Params, inputs: Inputs | None = None) -> dict[str, Any]:
@@ -126,6 +142,7 @@ def judge(protocol: Protocol, block: Strict, inputs: Inputs, seed: int, constant
         own_tables=sorted({table for result in results.values() for table in result.tables}),
         results=results,
         label=labels.test[labels.test >= 0] if needs_labels else None,
+        image=inputs.images[labels.test >= 0] if needs_labels and inputs.images is not None else inputs.images,
     )
 
 
@@ -171,8 +188,11 @@ def without_label(labels: Splits, rare: int) -> list[str]:
 
 def not_above(method: Result, rival: Result, name: str) -> list[str]:
     """A line where the method's accuracy does not exceed that of the majority row by more than the spread."""
-    pairs = {key: (method.metrics[key].outcomes, one.outcomes) for key, one in rival.metrics.items()}
-    short = [key for key, (own, other) in pairs.items() if own is None or other is None or not paired(own, other).ahead]
+    short = []
+    for key, one in rival.metrics.items():
+        own, higher = method.metrics[key].outcomes, one.higher_is_better
+        if own is None or one.outcomes is None or not paired(own, one.outcomes, higher_is_better=higher).ahead:
+            short.append(key)
     return [f"{name} does not beat {MAJORITY} in {', '.join(short)}"] if short else []
 
 

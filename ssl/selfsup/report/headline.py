@@ -75,7 +75,7 @@ def _against_majority(scores: Scores, metrics: dict[str, Metric], name: str) -> 
     outcomes = _outcomes(metrics)
     if MAJORITY not in outcomes:
         return ""
-    difference = paired(outcomes["method"], outcomes[MAJORITY])
+    difference = paired(outcomes["method"], outcomes[MAJORITY], higher_is_better=metrics["method"].higher_is_better)
     if difference.ahead:
         return ""
     answer, one = scores.balance.get("commonest", ""), metrics[MAJORITY]
@@ -123,10 +123,11 @@ def _few_labels(scores: Scores, name: str) -> str:
         outcomes = _outcomes(scores.by_row(key))
         if "method" not in outcomes or not own.curve:
             continue
-        leads = [paired(outcomes["method"], outcomes[row], label) for row in rivals if row in outcomes]
+        better = own.higher_is_better
+        leads = [paired(outcomes["method"], outcomes[row], label, better) for row in rivals if row in outcomes]
         if not leads:
             continue
-        closest = min(leads, key=lambda difference: difference.mean)
+        closest = (min if better else max)(leads, key=lambda difference: difference.mean)
         words = f"{own.title} ({lead(closest, own.unit)})"
         (pays if all(difference.ahead for difference in leads) else not_so).append(words)
     if not pays and not not_so:
