@@ -16,8 +16,11 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help env reproduce test fuzz kills soak lint lint-docker docs docs-serve study tune table tables ui lock clean clean-resume clean-cache
+.PHONY: help env reproduce test fuzz kills soak lint lint-docker docs docs-serve compare study leaderboard tune table tables ui lock clean clean-resume clean-cache
 .DELETE_ON_ERROR:
+
+compared = $(if $(METHODS),--methods $(METHODS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SETUP),--setup $(SETUP)) \
+	$(if $(JOBS),--jobs $(JOBS))
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -75,8 +78,14 @@ tune: env  ## tune methods alike: make tune METHODS="simclr byol" TRIALS=20 SETU
 	.venv/bin/python -m selfsup.compare.tune --methods $(METHODS) $(if $(TRIALS),--trials $(TRIALS)) \
 		$(if $(SETUP),--setup $(SETUP)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-study: env  ## run an experiment of the textbooks, of compare/*.yaml: make study NAME=temperature SETUP=digits SEEDS="0 1"
-	.venv/bin/python -m selfsup.compare.run $(NAME) $(if $(SETUP),--setup $(SETUP)) $(if $(SEEDS),--seeds $(SEEDS))
+compare: env  ## compare methods over seeds, as a page: make compare METHODS="simclr byol mae" SEEDS="0 1 2" JOBS=2
+	.venv/bin/python compare/run.py $(compared)
+
+study: env  ## compare the settings of compare/NAME.yaml: make study NAME=temperature SETUP=digits SEEDS="0 1"
+	.venv/bin/python compare/run.py --file compare/$(NAME).yaml $(compared)
+
+leaderboard: env  ## all experiments of this data set as a page, those run by hand too
+	.venv/bin/python compare/run.py --leaderboard $(if $(SETUP),--setup $(SETUP))
 
 table: env  ## print the experiments' accuracies, without figures that belong to other weights or parameters
 	.venv/bin/python -m selfsup.compare.table

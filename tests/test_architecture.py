@@ -70,7 +70,8 @@ MAY_IMPORT = {  # room of the package: the other rooms it may import
     "training": GROUND
     | {"task", "methods", "nn", "nets", "views", "data", "features", "processes", "tracking", "evaluation"},
     "report": GROUND | {"task", "nn", "views", "nets", "data", "features", "methods", "evaluation", "training"},
-    "compare": GROUND | {"data", "features", "methods", "evaluation", "report", "training", "processes"},
+    "compare": GROUND
+    | {"task", "nets", "data", "features", "methods", "evaluation", "report", "training", "processes"},
 }
 # Code that a stage's script imports and that DVC need not know of, because it decides nothing there.
 WAIVED = {

@@ -120,6 +120,17 @@ def _plain(value: Any) -> Any:
     return value.text if hasattr(value, "quote") else value
 
 
+def changes(base: Overlay, values: Overlay, place: str = "") -> Iterator[str]:
+    """The fewest changes that turn `base` into `values`, in the form of `dvc exp run -S`."""
+    yield from (f"~{place}{key}" for key in base if key not in values)
+    for key, value in values.items():
+        old = base.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            yield from changes(old, value, f"{place}{key}.")
+        elif key not in base or type(old) is not type(value) or old != value:
+            yield f"{'' if key in base else '++'}{place}{key}={_literal(value)}"
+
+
 def _replaced(key: str, value: Overlay) -> bool:
     return key == "options" or (key == "optimizer" and "name" in value)
 
