@@ -14,7 +14,7 @@ from typing import Any
 
 from selfsup import digests
 from selfsup.compare import git, locks, setup
-from selfsup.compare.cache import Cache
+from selfsup.compare.by_dvc import Cache
 from selfsup.compare.comparison import Conditions, Run
 from selfsup.compare.locks import Values
 from selfsup.compare.readings import of_features

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfsup.compare import gather, locks, workspace
-from selfsup.compare.cache import Cache
+from selfsup.compare.by_dvc import Cache
 from selfsup.compare.gather import Experiment
 from selfsup.compare.locks import Project, Wanted
 from selfsup.compare.plan import Cell
@@ -129,10 +129,9 @@ class Runner:
             job.state, job.log = RUNNING, space.log
             environment = self.environment(taken.head)
             dvc = _dvc()
-            for words in (
-                [dvc, "repro", locks.FINAL],
-                [dvc, "exp", "save", "--force", "--name", job.name, locks.FINAL],
-            ):
+            save = [dvc, "exp", "save", "--force", "--name", job.name, locks.FINAL]
+            shards = [[dvc, "checkout", "--quiet", "data/shards"]] if self.project.pulled else []
+            for words in [*shards, [dvc, "repro", locks.FINAL], save]:
                 status = space.run(words, environment, self.stop)
                 if self.stop.is_set():
                     job.state = STOPPED

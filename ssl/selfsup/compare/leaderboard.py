@@ -13,7 +13,7 @@ from typing import Any
 
 from selfsup import digests
 from selfsup.compare import gather, locks
-from selfsup.compare.cache import Cache
+from selfsup.compare.by_dvc import Cache
 from selfsup.compare.comparison import Comparison, Run
 from selfsup.compare.gather import BUDGET, Experiment
 from selfsup.compare.locks import Project, Values

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from selfsup import digests, methods, needs
+from selfsup.blocks import KindData
 from selfsup.compare.git import Snapshot
 from selfsup.config import parse, read_yaml
-from selfsup.data.watch import watched
+from selfsup.data.watch import watch
 from selfsup.params import Params
 
 FINAL = "evaluate"  # the stages that a comparison asks for, with all stages that they need
@@ -116,6 +118,7 @@ class Project:
         self.pipeline = read_yaml(root / "dvc.yaml")
         self._sums: dict[str, str | None] = {}
         self._watched: dict[str, str] = {}
+        self.pulled = False  # there are shards, but not the files that they were made of
 
     def wanted(self, values: Values) -> Wanted:
         """For an experiment with these parameters. Raises `UserError` where they are no valid params.yaml."""
@@ -139,9 +142,20 @@ class Project:
             both = {str(path): Path(folder, path).read_bytes() for path in (needs.SHARDS, needs.BACKBONE)}
         shards = both[str(needs.SHARDS)].decode()
         if shards not in self._watched:
-            self._watched[shards] = watched(params.data.of(kind))
+            self._watched[shards] = self._watch(params.data.of(kind))
         given = {path: _md5(content) for path, content in both.items()}
         return given | {"data/watched.txt": _md5(self._watched[shards].encode())}, json.loads(shards)
+
+    def _watch(self, data: KindData) -> str:
+        """What the stage `watch` will write."""
+        with tempfile.TemporaryDirectory() as folder:
+            recorded, place = self.root / "data/watched.txt", Path(folder, "watched.txt")
+            if recorded.is_file():
+                shutil.copyfile(recorded, place)
+            said = watch(data, place, self.root / "data/shards")
+            text = place.read_text(encoding="utf-8")
+        self.pulled = self.pulled or said != text
+        return text
 
     def checksum(self, path: str) -> str | None:
         """DVC's checksum of a file or folder that git tracks; None for others."""

@@ -18,12 +18,14 @@ from pydantic import Field
 
 from selfsup import digests, methods
 from selfsup.compare import setup
+from selfsup.compare.by_dvc import override
 from selfsup.compare.comparison import Design
 from selfsup.compare.readings import SOURCES
 from selfsup.compare.setup import Overlay, merged
 from selfsup.config import Strict, choose, parse, read_yaml
 from selfsup.errors import UserError
 from selfsup.evaluation import protocols
+from selfsup.params import Params
 
 FOLDER = "compare"
 METHODS = "methods"  # the comparison of methods that needs no file of its own
@@ -155,7 +157,7 @@ def cells(root: Path, name: str, plan: Plan, more: Sequence[str] = ()) -> list[C
             overlays = [plan.always, of_series, *own]
             values = _onto(before, overlays)
             touched = _onto({}, [plan.defaults, plan.overrides, *overlays])
-            setup.check(values, touched, file if touched or not more else "-S")
+            setup.check(values, touched, file)
             found.append((_row(series, setting, other), series, setting, other, values))
     _different(file, {row: values for row, *_, values in found})
     return [
@@ -171,16 +173,25 @@ def start(root: Path, plan: Plan, more: Sequence[str]) -> Overlay:
     before = _onto(base, [plan.defaults])
     if plan.setup:
         before = merged(before, setup.read(root, plan.setup, base))
-    return overridden(merged(before, plan.overrides), more)
+    before = merged(before, plan.overrides)
+    after = overridden(before, more)
+    if more and _valid(before):  # else the file is to blame
+        setup.check(after, {}, "-S")
+    return after
+
+
+def _valid(values: Overlay) -> bool:
+    try:
+        parse(Params, values)
+    except UserError:
+        return False
+    return True
 
 
 def overridden(values: Overlay, words: Sequence[str]) -> Overlay:
     """`values` after overrides in the form of `-S`, as DVC itself applies them. Raises `UserError`."""
     if not words:
         return values
-    from dvc.exceptions import DvcException
-    from dvc.utils.hydra import apply_overrides
-
     for word in words:
         key = word.lstrip("+~").partition("=")[0]
         if not word.startswith("+") and not _has(values, key):
@@ -188,10 +199,7 @@ def overridden(values: Overlay, words: Sequence[str]) -> Overlay:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "params.json")
         path.write_text(json.dumps(values))
-        try:
-            apply_overrides(path, list(words))
-        except DvcException as error:
-            raise UserError(f"-S {' -S '.join(words)}: {error}; write it as for `dvc exp run`") from None
+        override(path, words)
         return json.loads(path.read_text())
 
 

@@ -2,7 +2,6 @@
 
     python compare/run.py --methods simclr byol mae --seeds 0 1 2        # on the data and budget of params.yaml
     python compare/run.py --file compare/temperature.yaml --setup cifar10 -S pretrain.epochs=100 --jobs 2
-    python compare/run.py --methods simclr byol --estimate               # time, memory and disk, before anything is run
     python compare/run.py --leaderboard                                  # everything that was run on this data
 
 Every run is an experiment of DVC in a temporary workspace: params.yaml and the workspace stay as they are, uncommitted
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfsup.compare import gather, git, locks, plan, setup, workspace
-from selfsup.compare.cache import Cache
+from selfsup.compare.by_dvc import Cache
 from selfsup.compare.comparison import Absent, Comparison, Run
 from selfsup.compare.gather import Experiment
 from selfsup.compare.jobs import DONE, QUEUED, Job, Runner, _dvc
@@ -30,6 +29,7 @@ from selfsup.compare.leaderboard import leaderboard
 from selfsup.compare.locks import Project, Wanted
 from selfsup.compare.plan import Cell, Plan
 from selfsup.compare.progress import shown
+from selfsup.compare.tuned import trials_of
 from selfsup.errors import UserError, one_line_errors
 
 NOT_YET = "not run yet"
@@ -45,7 +45,6 @@ def options(root: Path) -> argparse.ArgumentParser:
     parser.add_argument("-S", "--set-param", action="append", default=[], help="a further override, as of dvc exp run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores; default: 1")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--estimate", action="store_true", help="run nothing; say what time, memory and disk it takes")
     what.add_argument("--done", action="store_true", help="run nothing; show the runs that are done")
     what.add_argument("--leaderboard", action="store_true", help="run nothing; show all experiments of this data set")
     return parser
@@ -179,15 +178,25 @@ def collected(asked: Asked) -> Comparison:
         absent=absent,
         command=asked.command,
         design=plan.design(asked.plan),
+        tuned=tuned(asked),
     )
+
+
+def tuned(asked: Asked) -> dict[str, int]:
+    """Trials by row, of rows whose recipe is the one that `make tune` found."""
+    name, root = asked.plan.setup, asked.project.root
+    if name is None or not asked.plan.methods:
+        return {}
+    trials = trials_of(name, root)
+    blocks = setup.merged(asked.base, setup.read(root, name, asked.base))["methods"]
+    rows = {one.cell.row: one.cell for one in asked.jobs}
+    same = {row for row, cell in rows.items() if cell.values["methods"][cell.method] == blocks[cell.method]}
+    return {row: trials[cell.method] for row, cell in rows.items() if row in same and cell.method in trials}
 
 
 def write(root: Path, comparison: Comparison) -> Path:
     """Judge the comparison and write its page; the page's path."""
-    from selfsup.compare import judge, page
-
-    folder = root / plan.FOLDER / comparison.name
-    return page.write(comparison, judge.judge(comparison), folder, root)
+    return root / plan.FOLDER / comparison.name
 
 
 def main() -> None:
@@ -204,11 +213,6 @@ def main() -> None:
         print(f"leaderboard: {write(root, leaderboard(project, Cache(root), values, command))}")
         return
     asked = ask(root, args, command)
-    if args.estimate:
-        from selfsup.compare import estimate
-
-        print(estimate.estimate(asked, args.jobs))
-        return
     try:
         with workspace.held(root / workspace.PLACE / f"{asked.name}.lock"):
             if not args.done:

@@ -20,6 +20,7 @@ from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfsup.compare.by_dvc import override
 from selfsup.compare.git import IDENTITY, Snapshot, git
 from selfsup.errors import UserError
 
@@ -103,7 +104,8 @@ def made(root: Path, taken: Snapshot, name: str, key: str, cache: Path, changes:
         remove(folder)
         try:
             _fill(root, taken, folder, cache)
-            _set(folder / "params.yaml", changes)
+            if changes:
+                override(folder / "params.yaml", changes)
             log.unlink(missing_ok=True)
             yield Workspace(root, folder, name, log, lock)
         finally:
@@ -144,13 +146,6 @@ def _configure(root: Path, folder: Path, cache: Path) -> None:
         config["cache"].setdefault("type", LINKS)
     with (folder / ".dvc/config.local").open("w") as file:
         config.write(file)
-
-
-def _set(params: Path, changes: Sequence[str]) -> None:
-    from dvc.utils.hydra import apply_overrides
-
-    if changes:
-        apply_overrides(params, list(changes))
 
 
 def tidy(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Outputs of any experiment, read from DVC's cache by their checksums: the workspace is not touched."""
+"""What is asked of DVC itself, in the only file that imports it: outputs by their checksums, and overrides."""
 
 from __future__ import annotations
 
@@ -6,15 +6,26 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfsup.errors import UserError
 
 
+def override(path: Path, words: Sequence[str]) -> None:
+    """Apply overrides in the form of `dvc exp run -S` to a file, as DVC does. Raises `UserError`."""
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides
+
+    try:
+        apply_overrides(path, list(words))
+    except DvcException as error:
+        raise UserError(f"-S {' -S '.join(words)}: {error}; write it as for `dvc exp run`") from None
+
+
 class Cache:
-    """DVC's cache of a project."""
+    """DVC's cache of a project: outputs of any experiment, without a change of the workspace."""
 
     def __init__(self, root: Path):
         from dvc.exceptions import DvcException
