@@ -82,3 +82,17 @@ def test_palette_has_a_colour_for_every_class(classes):
     colours = charts.palette(classes)
     assert colours.shape == (classes, 3)
     assert len(np.unique(colours, axis=0)) == classes
+
+
+def test_a_chart_is_read_out_by_its_title_and_its_marks_have_titles_of_their_own():
+    def draw(figure):
+        (line,) = figure.subplots().plot([0, 1.23456789], [0, 1])
+        charts.marked(line, "row-3", 'a "b" <c>')
+
+    root = ET.fromstring(charts.svg(draw, 2, 2, 'loss of "x" & <y>'))
+    assert (root.get("role"), root.get("aria-label")) == ("img", 'loss of "x" & <y>')
+    (group,) = [element for element in root.iter() if element.get("class") == "row-3"]
+    assert group[0].tag.endswith("title") and group[0].text == 'a "b" <c>'
+    assert not re.search(r"\.\d{3}", "".join(element.get("d", "") for element in root.iter()))
+    used = set(re.findall(r"#([\w-]+)", ET.tostring(root, encoding="unicode")))
+    assert {element.get("id") for element in root.iter() if element.get("id")} <= used

@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
 from selfsup.evaluation.result import Unit
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 COLOURS = {
@@ -24,28 +26,28 @@ COLOURS = {
 }
 """One colour per row throughout the page, apart in brightness as well as in hue."""
 
-_INK, _GRID = "#010203", "#040506"  # replaced by the page's own colours
+INK, GRID, PAPER = "#010203", "#040506", "#070809"  # replaced by the page's own colours
+_MARK = "mark:"
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
-    "text.color": _INK,
+    "text.color": INK,
     "text.parse_math": False,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _GRID,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GRID,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": _GRID,
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "svg.fonttype": "none",
-    "svg.hashsalt": "selfsup",
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
@@ -72,7 +74,7 @@ def curves(columns: Mapping[str, np.ndarray]) -> str | None:
             colour = COLOURS["method"] if name != "loss" else COLOURS["supervised"]
             axis.plot(x[read], columns[name][read], color=colour, linewidth=1.4, marker=marker, markersize=3)
             if name in IDEAL:
-                axis.axhline(IDEAL[name], color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+                axis.axhline(IDEAL[name], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
             axis.set_title(name.replace("_", " "))
         for axis in axes[len(names) :]:
             axis.set_visible(False)
@@ -80,7 +82,9 @@ def curves(columns: Mapping[str, np.ndarray]) -> str | None:
             axis.set_xlabel("epoch" if "epoch" in columns else "step")
             axis.tick_params(labelbottom=True)
 
-    return svg(draw, 3.5 * across, 1.75 * down + 0.25)
+    return svg(
+        draw, 3.5 * across, 1.75 * down + 0.25, f"Curves of {', '.join(names).replace('_', ' ')} during training"
+    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,8 @@ def dots(panels: Sequence[Panel], names: Mapping[str, str]) -> str:
             axis.set_xlabel(panel.axis)
 
     rows = max(len(panel.rows) for panel in panels)
-    return svg(draw, 4.8, (0.7 + 0.32 * rows) * len(panels) + 0.1)
+    every = ", ".join(panel.title for panel in panels)
+    return svg(draw, 4.8, (0.7 + 0.32 * rows) * len(panels) + 0.1, f"A dot per row with its spread: {every}")
 
 
 def label_curve(series: Mapping[str, Sequence[tuple[int, float, float]]], names: Mapping[str, str]) -> str:
@@ -137,7 +142,8 @@ def label_curve(series: Mapping[str, Sequence[tuple[int, float, float]]], names:
         axis.set_ylabel("test accuracy, %")
         figure.legend(frameon=False, loc="outside lower center", ncols=3)  # where no line can cross it
 
-    return svg(draw, 4.8, 3.6)
+    every = ", ".join(names[row] for row in series)
+    return svg(draw, 4.8, 3.6, f"Test accuracy over the number of labelled training images: {every}")
 
 
 def _scaled(value: float, unit: Unit) -> float:
@@ -151,12 +157,22 @@ def _digits(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-def svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
-    """The drawing of `draw(figure)` as inline SVG of `width` x `height` inches; its text is real text."""
+def marked(artist: Artist, group: str, title: str) -> Artist:
+    """The artist, which `svg` writes with the CSS class `group` and a title that shows when the pointer is on it."""
+    artist.set_gid(f"{_MARK}{group} {title}")
+    return artist
+
+
+def svg(draw: Callable[[Figure], None], width: float, height: float, title: str) -> str:
+    """The drawing of `draw(figure)` as inline SVG of `width` x `height` inches; its text is real text.
+
+    `title` is read out in place of the picture.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    # Names within a drawing are digests of the salt and what they name: no two drawings of a page share one.
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": title}):
         figure = Figure((width, height), layout="constrained")
         draw(figure)
         out = io.StringIO()
@@ -164,9 +180,16 @@ def svg(draw: Callable[[Figure], None], width: float, height: float) -> str:
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) width="[\d.]+pt"', r'\1 role="img"', text, count=1)
+    text = re.sub(r'(<svg[^>]*?) width="[\d.]+pt"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", text, count=1)
-    return text.replace(_INK, "currentColor").replace(_GRID, "var(--line)")
+    text = text.replace("<svg", f'<svg role="img" aria-label={quoteattr(title)}', 1)
+    text = re.sub(rf""" id=(["']){_MARK}(\S+) (.*?)\1>""", r' class="\2"><title>\3</title>', text)
+    text = re.sub(
+        r' id="[A-Za-z0-9]+(?:[._][A-Za-z0-9.]+)*_\d+"', "", text
+    )  # matplotlib's counters, which nothing refers to
+    places = r' (?:d|x|y|width|height|transform)="[^"]*"'
+    text = re.sub(places, lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text)
+    return text.replace(INK, "currentColor").replace(GRID, "var(--line)").replace(PAPER, "var(--card)")
 
 
 def palette(classes: int) -> np.ndarray:

@@ -87,31 +87,32 @@ def neighbours(
     """Seeded images of `queries` and the nearest ones of `bank` by cosine, in every space of (bank, query) features."""
     chosen = sample(queries.samples, QUERIES, seed)
     found = [search([features], asked[chosen], NEIGHBOURS)[1] for features, asked in spaces]
-    pictures = _thumbnails(queries, chosen)
+    pictures = thumbnails(queries, chosen)
     needed = np.unique(np.concatenate([index.ravel() for index in found]))
-    near = dict(zip(needed.tolist(), _thumbnails(bank, needed), strict=True))
+    near = dict(zip(needed.tolist(), thumbnails(bank, needed), strict=True))
     answer = []
     for row, query in enumerate(chosen):
         label = int(queries.labels[query])
         sides = [
             [
                 Thumbnail(
-                    near[i], _caption(bank, i), None if min(label, bank.labels[i]) < 0 else label == bank.labels[i]
+                    near[i], caption(bank, i), None if min(label, bank.labels[i]) < 0 else label == bank.labels[i]
                 )
                 for i in index[row].tolist()
             ]
             for index in found
         ]
-        answer.append(Neighbours(Thumbnail(pictures[row], _caption(queries, int(query))), sides))
+        answer.append(Neighbours(Thumbnail(pictures[row], caption(queries, int(query))), sides))
     return answer
 
 
-def _caption(split: Split, i: int) -> str:
+def caption(split: Split, i: int) -> str:
+    """Class, where there is one, and file name of an image."""
     label = int(split.labels[i])
     return f"{split.classes[label]}: {split.names[i]}" if label >= 0 else str(split.names[i])
 
 
-def _thumbnails(split: Split, ids: np.ndarray) -> list[str]:
+def thumbnails(split: Split, ids: np.ndarray) -> list[str]:
     """Data URIs of pictures of samples."""
     batch = split.gather(np.asarray(ids, np.int64))
     arrays = {name: tensor.numpy() for name, tensor in batch.items()}

@@ -1,0 +1,167 @@
+"""A comparison for readers: one self-contained HTML page, its table as Markdown, and its figures as CSV.
+
+Equal comparisons give equal bytes. `index.md` and `index.csv` hold no measured times: runs with the same weights give
+the same files. Times are on the page and in `times.csv`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfsup.compare import differences, parts
+from selfsup.compare.cells import markdown, measured, plain, unit_words
+from selfsup.compare.comparison import Comparison, Run
+from selfsup.compare.judge import Judgement
+from selfsup.errors import UserError
+from selfsup.evaluation.result import Metric
+from selfsup.files import replaced
+from selfsup.report.scores import UNITS
+from selfsup.report.template import render
+
+if TYPE_CHECKING:
+    from selfsup.data.loader import Split
+
+QUESTIONS = {
+    "best": "Which is best?",
+    "baselines": "Does anything beat the baselines?",
+    "few labels": "Where do few labels pay?",
+    "cost": "What did it cost?",
+    "seeds": "What can the seeds tell?",
+    "decide": "What would decide it?",
+    "conditions": "Were the conditions equal?",
+}
+HEADLINE = (
+    "kNN and the linear probe on the data itself. Over 26 models and 11 data sets, probes within the domain predicted "
+    "all other results best (arXiv:2407.12210)."
+)
+
+
+def write(comparison: Comparison, judgement: Judgement, folder: Path, root: Path = Path()) -> Path:
+    """Write index.html, index.md, index.csv and times.csv to `folder`, and return the page's path.
+
+    Thumbnails are those of `root`/data/shards, if these are the images that were judged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "index.html"
+    with replaced(page) as new:
+        new.write_text(html(comparison, judgement, test_split(root)), encoding="utf-8")
+    with replaced(folder / "index.md") as new:
+        new.write_text(as_markdown(comparison, judgement), encoding="utf-8")
+    for name, timed in (("index.csv", False), ("times.csv", True)):
+        with replaced(folder / name) as new, new.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(figures(comparison.runs, timed))
+    return page
+
+
+def test_split(root: Path) -> Split | str:
+    """The test split of the workspace, or why it cannot be read."""
+    from selfsup.data.loader import open_split
+    from selfsup.params import load
+
+    try:
+        params = load(root / "params.yaml")
+        # A few images are looked at: no need to check, or to decode, all of them.
+        data = params.data.model_copy(update={"verify": "size", "cache": "none"})
+        return open_split(root / "data/shards", "test", data)
+    except UserError as error:
+        return str(error)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reader's question, and sentences."""
+
+    question: str
+    sentences: Sequence[str]
+
+
+def answers(sentences: Sequence[Any]) -> list[Answer]:
+    """Sentences by their question, in the order of `QUESTIONS`."""
+    found = []
+    for topic, question in QUESTIONS.items():
+        texts = [sentence.text for sentence in sentences if sentence.topic == topic]
+        if texts:
+            found.append(Answer(question, texts))
+    return found
+
+
+def tuning(comparison: Comparison) -> str:
+    """Whether the recipes were tuned, and equally."""
+    rows = list(dict.fromkeys(run.row for run in comparison.runs))
+    trials = {row: comparison.tuned.get(row, 0) for row in rows}
+    counts = set(trials.values())
+    if counts <= {0}:
+        return "No recipe was tuned on this data."
+    if len(counts) == 1:
+        return f"Every recipe was tuned with {counts.pop()} trials."
+    words = ", ".join(f"{row} with {count}" if count else f"{row} not" for row, count in trials.items())
+    return f"The recipes were not tuned equally: {words} trials. A lead may be due to the tuning."
+
+
+def html(comparison: Comparison, judgement: Judgement, split: Split | str) -> str:
+    """The page."""
+    look = parts.styles_of(comparison, judgement)
+    blocks = [parts.of_block(comparison, block, look, split) for block in judgement.blocks]
+    main = judgement.blocks[0].sentences if len(judgement.blocks) == 1 else []
+    asked = [] if not comparison.runs else [Answer("Were the recipes tuned alike?", [tuning(comparison)])]
+    asked += [Answer("Which columns count most?", [HEADLINE])] if comparison.runs and not comparison.design else []
+    return render(
+        "comparison.html",
+        comparison=comparison,
+        facts=parts.facts(comparison),
+        answers=[*answers([*judgement.sentences, *main]), *asked],
+        block_answers=[answers(block.sentences) for block in judgement.blocks],
+        differs=parts.differing(judgement.blocks),
+        study=parts.study(comparison),
+        alarms=parts.alarms(comparison),
+        left_out=parts.left_out(comparison),
+        blocks=blocks,
+        look=look,
+        legend=parts.LEGEND.replace("**", ""),
+        named=differences.NAMED,
+        shade=parts.shade,
+        unit_words=unit_words,
+        alarmed={run.row for run in comparison.runs if run.pretrain.get("alarm")},
+        several_backbones=len({run.backbone for run in comparison.runs}) > 1,
+        runs=parts.runs_by_row(comparison),
+    )
+
+
+def as_markdown(comparison: Comparison, judgement: Judgement) -> str:
+    """The table of each block with what is needed to read it."""
+    lines = [f"# {plain(comparison.title)}"]
+    if not comparison.runs:
+        lines.append(f"Nothing to show yet: run `{comparison.command or 'make compare'}` first.")
+    for i, block in enumerate(judgement.blocks, start=1):
+        lines += [f"## Block {i}"] if len(judgement.blocks) > 1 else []
+        lines += [plain(f"{block.conditions.data}. {block.conditions.budget}."), markdown(block)]
+    lines += [parts.LEGEND, tuning(comparison)] if comparison.runs else []
+    lines += map(plain, comparison.notes)
+    lines += ["\n".join(f"- {plain(line)}" for line in parts.left_out(comparison))]
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def figures(runs: Sequence[Run], timed: bool) -> Iterator[list[object]]:
+    """A header and a line per figure: those of the protocols, or if `timed` those that differ between equal runs."""
+    yield ["row", "representation", "seed", "protocol", "metric", "value", "unit", "experiment"]
+    for run in runs:
+        if timed:
+            for name, value in run.times.items():
+                yield [run.row, "method", run.seed, "pretrain", name, value, "", run.experiment]
+        for protocol, found in run.found.items():
+            for row, result in found.results.items():
+                head = [run.row, row, run.seed, protocol]
+                for key, metric in result.metrics.items():
+                    if measured(protocol, metric.unit) == timed:
+                        yield [*head, key, *_scaled(metric.value, metric), run.experiment]
+                        if metric.balanced:
+                            yield [*head, f"{key}_balanced", *_scaled(metric.balanced.value, metric), run.experiment]
+
+
+def _scaled(value: float, metric: Metric) -> tuple[float, str]:
+    unit = "" if metric.unit == "none" else UNITS[metric.unit]
+    return (100 * value if metric.unit in ("percent", "points") else value), unit
