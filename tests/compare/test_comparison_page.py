@@ -9,18 +9,22 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import pytest
 
-from selfsup.compare import cells, differences, page, parts, pictures
+from selfsup.compare import by_dvc, cells, differences, page, parts, pictures
 from selfsup.compare.comparison import Absent, Comparison, Design
+from selfsup.data.loader import open_split
 from selfsup.evaluation.result import Metric
 from selfsup.report import charts
 from tests.compare import reading, synthetic
 from tests.evaluation import workspace
+from tests.helpers import params
 
-NONE = "data/shards/index.json: not found"
+
+def no_images(images, chosen):  # noqa: ARG001
+    return "no <images> here"
 
 
-def shown(comparison, split=NONE):
-    return reading.read(page.html(comparison, synthetic.judged(comparison), split))
+def shown(comparison, show=no_images):
+    return reading.read(page.html(comparison, synthetic.judged(comparison), show))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def five():
 
 @pytest.fixture(scope="module")
 def text(five):
-    return page.html(five, synthetic.judged(five), NONE)
+    return page.html(five, synthetic.judged(five), no_images)
 
 
 @pytest.fixture
@@ -421,7 +425,7 @@ def test_classes_are_accuracies_within_each_class(five, tree):
 
 
 def test_disagreements_are_counted_over_all_seeds(five):
-    found = differences.disagreements(five.runs, "knn", NONE)
+    found = differences.disagreements(five.runs, "knn", no_images)
     right = {
         row: np.all(
             [
@@ -449,12 +453,17 @@ def test_disagreements_are_counted_over_all_seeds(five):
             assert found.counts[i][j] == sum(right[a] & wrong[b])
     best = max(int(sum(right[a][i] for a in right) * sum(wrong[a][i] for a in wrong)) for i in range(359))
     assert len(found.cards[0].right) * len(found.cards[0].wrong) == best
-    assert NONE in found.why_no_pictures and "dvc exp apply compare-byol-0" in found.why_no_pictures
+    assert found.why_no_pictures == "no <images> here" and found.cards[0].picture is None
+
+
+def test_images_that_are_not_there_have_a_reason(tree):
+    assert "No thumbnails: no <images> here." in [node.text for node in tree.all("p")]
+    assert not tree.all("img")
 
 
 def test_seeds_with_other_test_images_are_not_mixed(five):
     runs = [replace(run, images=f"set {run.seed}") for run in five.runs]
-    found = differences.disagreements(runs, "knn", NONE)
+    found = differences.disagreements(runs, "knn", no_images)
     assert found.seeds == [0] and len(found.rows) == 5
     own = {
         run.row: run.found["knn"].results["method"].predicted == run.found["knn"].label for run in runs if run.seed == 0
@@ -462,28 +471,40 @@ def test_seeds_with_other_test_images_are_not_mixed(five):
     assert found.counts[0][1] == sum(own[found.rows[0]] & ~own[found.rows[1]])
 
 
+class Cached:
+    """DVC's cache with one folder in it."""
+
+    def __init__(self, root):
+        self.folder = root / "data/shards"
+
+    def has(self, checksum):
+        return checksum == "there"
+
+    def place(self, checksum, target):
+        assert checksum == "there"
+        target.symlink_to(self.folder.resolve())
+        return target
+
+
 @pytest.mark.usefixtures("undrawn")
-def test_images_of_disagreements_are_those_of_the_shards(tmp_path, shards, five):
+def test_images_of_disagreements_are_those_of_the_runs(tmp_path, shards, five, monkeypatch):
     workspace.make(tmp_path, shards)
-    split = page.test_split(tmp_path)
-    assert not isinstance(split, str), split
-    assert split.samples == 359
-    runs = [replace(run, images=split.checksum) for run in five.runs]
-    found = differences.disagreements(runs, "knn", split)
+    monkeypatch.setattr(by_dvc, "Cache", Cached)
+    show = differences.shown_from(tmp_path)
+    runs = [replace(run, images="there") for run in five.runs]
+    found = differences.disagreements(runs, "knn", show)
     assert found.why_no_pictures == "" and all(card.picture.startswith("data:image/png") for card in found.cards)
-    apart = differences.disagreements(runs, "knn", NONE)
-    number = int(apart.cards[0].caption.rpartition(" ")[2])
+    number = int(differences.disagreements(runs, "knn", no_images).cards[0].caption.rpartition(" ")[2])
+    split = open_split(shards, "test", params(data__cache="none").data)
     assert found.cards[0].caption.endswith(split.names[number])
-    tree = shown(replace(five, runs=runs), split)
+    tree = shown(replace(five, runs=runs), show)
     assert len(tree.all("img")) == len(found.cards) == differences.IMAGES
     check_accessible(tree)
-    other = differences.disagreements(five.runs, "knn", split)
-    assert "holds other images than these runs" in other.why_no_pictures
-    assert not any(card.picture for card in other.cards)
+    assert "`dvc fetch`" in differences.disagreements(five.runs, "knn", show).why_no_pictures
 
 
-def test_a_workspace_without_shards_is_a_reason(tmp_path):
-    assert "params.yaml" in page.test_split(tmp_path)
+def test_a_folder_without_a_project_is_a_reason(tmp_path):
+    assert "params.yaml" in differences.shown_from(tmp_path)("there", np.array([0]))
 
 
 def test_the_front_is_what_nothing_beats():
@@ -557,7 +578,7 @@ def study(pairs=False):
             synthetic.run(name, seed, label, 0.3 * i),
             row=name,
             method="simclr",
-            readings={"run.seconds": 10.0 * i + seed},
+            times={"seconds": 10.0 * i + seed},
         )
         for i, name in enumerate(names)
         for seed in (0, 1)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from selfsup.compare.comparison import Run
+from selfsup.errors import UserError
 from selfsup.evaluation.compare import class_means
 from selfsup.report.pictures import caption, thumbnails
 
-if TYPE_CHECKING:
-    from selfsup.data.loader import Split
+Show = Callable[[str, np.ndarray], list[tuple[str, str]] | str]
+"""Of a data set, `Run.images`, the pictures (data URI) and captions of test images by their place among the labelled
+ones, int64 [n]; or why there are none."""
 
 CLASSES = 24  # columns of the heat map, at most
 IMAGES = 12  # of the sheet
@@ -109,73 +113,76 @@ class Disagreements:
     why_no_pictures: str
 
 
-def disagreements(runs: Sequence[Run], protocol: str, split: Split | str) -> Disagreements | None:
+def disagreements(runs: Sequence[Run], protocol: str, show: Show) -> Disagreements | None:
     """Test images that one method gets right for all seeds and another one wrong for all seeds.
 
-    `split` is the test split of data/shards, or why it cannot be read. The runs compared have the same data set, that
-    of `split` where runs have it, else the one that most runs have: another seed may have other test images. None with
-    fewer than two methods that predict classes.
+    The runs compared are those of one data set, the one that most methods have: another seed may have other test
+    images. None with fewer than two methods that predict classes.
     """
-    predicting = [(run, one) for run in runs if (one := answers(run, protocol)) is not None]
-    own, why = _of_one_set([run for run, _ in predicting], split)
-    given: dict[str, list[Answers]] = {}
-    for run, one in predicting:
-        if run.images == own[0].images:
-            given.setdefault(run.row, []).append(one)
+    sets: dict[str, dict[str, list[tuple[int, Answers]]]] = {}
+    for run in runs:
+        if (one := answers(run, protocol)) is not None:
+            sets.setdefault(run.images, {}).setdefault(run.row, []).append((run.seed, one))
+    images, given = max(
+        sets.items(), key=lambda item: (len(item[1]), sum(map(len, item[1].values()))), default=("", {})
+    )
     rows = list(given)
     if len(rows) < 2:
         return None
-    right = np.stack([np.all([one.hits for one in each], axis=0) for each in given.values()])  # [methods, N]
-    wrong = np.stack([~np.any([one.hits for one in each], axis=0) for each in given.values()])
+    first = next(run for run in runs if run.images == most)
+    right = np.stack([np.all([one.hits for _, one in each], axis=0) for each in given.values()])  # [methods, N]
+    wrong = np.stack([~np.any([one.hits for _, one in each], axis=0) for each in given.values()])
     apart = right.sum(axis=0) * wrong.sum(axis=0)
     chosen = np.argsort(-apart, kind="stable")[:IMAGES]
     chosen = chosen[apart[chosen] > 0]
-    cards = [_card(given, own[0].classes, i, right[:, i], wrong[:, i]) for i in chosen.tolist()]
-    if not why and not isinstance(split, str):
-        ids = np.flatnonzero(split.labels >= 0)[chosen]  # outcomes are of labelled images
-        pictures = zip(cards, thumbnails(split, ids), ids.tolist(), strict=True)
-        cards = [replace(card, picture=uri, caption=caption(split, i)) for card, uri, i in pictures]
+    answered = {row: each[0][1] for row, each in given.items()}
+    cards = [_card(answered, first.classes, i, right[:, i], wrong[:, i]) for i in chosen.tolist()]
+    shown = show(most, chosen) if cards else []
+    if not isinstance(shown, str):
+        cards = [replace(card, picture=uri, caption=text) for card, (uri, text) in zip(cards, shown, strict=True)]
     return Disagreements(
-        protocol=own[0].found[protocol].title,
-        seeds=sorted({run.seed for run in own}),
+        protocol=first.found[protocol].title,
+        seeds=sorted({seed for each in given.values() for seed, _ in each}),
         images=right.shape[1],
         rows=rows,
         counts=(right.astype(np.int64) @ wrong.T.astype(np.int64)).tolist(),
         cards=cards,
-        why_no_pictures=why,
-    )
-
-
-def _of_one_set(runs: Sequence[Run], split: Split | str) -> tuple[list[Run], str]:
-    """The runs of one data set, and why its images cannot be shown, or an empty text."""
-    sets: dict[str, list[Run]] = {}
-    for run in runs:
-        sets.setdefault(run.images, []).append(run)
-    if not sets:
-        return [], ""
-    if not isinstance(split, str) and split.checksum in sets:
-        return sets[split.checksum], ""
-    most = max(sets.values(), key=lambda own: len({run.row for run in own}))
-    why = split if isinstance(split, str) else f"{split.folder} holds other images than these runs"
-    return (
-        most,
-        f"{why}. To see the images: dvc exp apply {most[0].experiment}, dvc repro shard, and make the page again",
+        why_no_pictures=shown if isinstance(shown, str) else "",
     )
 
 
 def _card(
-    given: Mapping[str, Sequence[Answers]], classes: Sequence[str], image: int, right: np.ndarray, wrong: np.ndarray
+    answered: Mapping[str, Answers], classes: Sequence[str], image: int, right: np.ndarray, wrong: np.ndarray
 ) -> Card:
-    """Who is right about an image, and what the others take it for (by the first seed)."""
-    first = {row: each[0] for row, each in given.items()}
-    label = int(next(iter(first.values())).label[image])
+    """Who is right about an image, and what the others take it for."""
+    label = int(next(iter(answered.values())).label[image])
+    said = {row: name_of(classes, int(one.predicted[image])) for row, one in answered.items()}
     return Card(
         None,
         f"{name_of(classes, label)}: test image {image}",
-        [row for row, ok in zip(first, right, strict=True) if ok],
-        [
-            f"{row}: {name_of(classes, int(one.predicted[image]))}"
-            for (row, one), off in zip(first.items(), wrong, strict=True)
-            if off
-        ],
+        [row for row, ok in zip(said, right, strict=True) if ok],
+        [f"{row}: {word}" for (row, word), off in zip(said.items(), wrong, strict=True) if off],
     )
+
+
+def shown_from(root: Path) -> Show:
+    """Shows test images of a data set that DVC's cache of the project in `root` has."""
+
+    def show(images: str, chosen: np.ndarray) -> list[tuple[str, str]] | str:
+        from selfsup.compare.by_dvc import Cache
+        from selfsup.data.loader import open_split
+        from selfsup.params import load
+
+        try:
+            data = load(root / "params.yaml").data.model_copy(update={"verify": "size", "cache": "none"})
+            cache = Cache(root)
+            if not cache.has(images):
+                return "DVC's cache does not have the images of these runs; `dvc fetch`, then make the page again"
+            with tempfile.TemporaryDirectory() as scratch:
+                split = open_split(cache.place(images, Path(scratch, "shards")), "test", data)
+                ids = np.flatnonzero(split.labels >= 0)[chosen]  # outcomes are of labelled images
+                return list(zip(thumbnails(split, ids), [caption(split, i) for i in ids.tolist()], strict=True))
+        except UserError as error:
+            return str(error)
+
+    return show

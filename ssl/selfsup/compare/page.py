@@ -10,20 +10,16 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selfsup.compare import differences, parts
 from selfsup.compare.cells import markdown, measured, plain, unit_words
 from selfsup.compare.comparison import Comparison, Run
 from selfsup.compare.judge import Judgement
-from selfsup.errors import UserError
 from selfsup.evaluation.result import Metric
 from selfsup.files import replaced
 from selfsup.report.scores import UNITS
 from selfsup.report.template import render
-
-if TYPE_CHECKING:
-    from selfsup.data.loader import Split
 
 QUESTIONS = {
     "best": "Which is best?",
@@ -43,32 +39,18 @@ HEADLINE = (
 def write(comparison: Comparison, judgement: Judgement, folder: Path, root: Path = Path()) -> Path:
     """Write index.html, index.md, index.csv and times.csv to `folder`, and return the page's path.
 
-    Thumbnails are those of `root`/data/shards, if these are the images that were judged.
+    Thumbnails come from DVC's cache of the project in `root`, where it has the images that were judged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
     with replaced(page) as new:
-        new.write_text(html(comparison, judgement, test_split(root)), encoding="utf-8")
+        new.write_text(html(comparison, judgement, differences.shown_from(root)), encoding="utf-8")
     with replaced(folder / "index.md") as new:
         new.write_text(as_markdown(comparison, judgement), encoding="utf-8")
     for name, timed in (("index.csv", False), ("times.csv", True)):
         with replaced(folder / name) as new, new.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(figures(comparison.runs, timed))
     return page
-
-
-def test_split(root: Path) -> Split | str:
-    """The test split of the workspace, or why it cannot be read."""
-    from selfsup.data.loader import open_split
-    from selfsup.params import load
-
-    try:
-        params = load(root / "params.yaml")
-        # A few images are looked at: no need to check, or to decode, all of them.
-        data = params.data.model_copy(update={"verify": "size", "cache": "none"})
-        return open_split(root / "data/shards", "test", data)
-    except UserError as error:
-        return str(error)
 
 
 @dataclass(frozen=True)
@@ -102,10 +84,10 @@ def tuning(comparison: Comparison) -> str:
     return f"The recipes were not tuned equally: {words} trials. A lead may be due to the tuning."
 
 
-def html(comparison: Comparison, judgement: Judgement, split: Split | str) -> str:
+def html(comparison: Comparison, judgement: Judgement, show: differences.Show) -> str:
     """The page."""
     look = parts.styles_of(comparison, judgement)
-    blocks = [parts.of_block(comparison, block, look, split) for block in judgement.blocks]
+    blocks = [parts.of_block(comparison, block, look, show) for block in judgement.blocks]
     main = judgement.blocks[0].sentences if len(judgement.blocks) == 1 else []
     asked = [] if not comparison.runs else [Answer("Were the recipes tuned alike?", [tuning(comparison)])]
     asked += [Answer("Which columns count most?", [HEADLINE])] if comparison.runs and not comparison.design else []

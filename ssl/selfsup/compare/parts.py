@@ -10,8 +10,7 @@ import numpy as np
 from selfsup.compare import cells, differences, pictures
 from selfsup.compare.comparison import Comparison, Conditions, Run
 from selfsup.compare.judge import Block, Column, Judgement
-from selfsup.compare.pictures import Interval, Point, Style
-from selfsup.evaluation.result import Unit
+from selfsup.compare.pictures import Interval, Point, Style, shown
 from selfsup.features.store import MAJORITY
 from selfsup.report.scores import UNITS
 
@@ -64,7 +63,7 @@ class Part:
     disagreements: differences.Disagreements | None
 
 
-def of_block(comparison: Comparison, block: Block, look: Mapping[str, Style], split: differences.Split | str) -> Part:
+def of_block(comparison: Comparison, block: Block, look: Mapping[str, Style], show: differences.Show) -> Part:
     """All parts of a block."""
     rows = [row.key for row in block.rows if not row.baseline]
     runs = [run for run in comparison.runs if run.row in rows and run.conditions == block.conditions]
@@ -80,7 +79,7 @@ def of_block(comparison: Comparison, block: Block, look: Mapping[str, Style], sp
         training=training(runs, look),
         losses=losses(runs, look),
         classes=differences.by_class(runs, predicting),
-        disagreements=differences.disagreements(runs, predicting, split),
+        disagreements=differences.disagreements(runs, predicting, show),
     )
 
 
@@ -159,11 +158,6 @@ def runs_by_row(comparison: Comparison) -> dict[str, list[Run]]:
         for row in comparison.rows
     }
     return {row: runs for row, runs in found.items() if runs}
-
-
-def shown(value: float, unit: Unit) -> float:
-    """A figure as axes have it."""
-    return 100 * value if unit in ("percent", "points") else value
 
 
 def title_of(column: Column) -> str:

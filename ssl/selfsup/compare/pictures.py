@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from selfsup.compare.comparison import Design, Run
+    from selfsup.evaluation.result import Unit
 
 COLOURS = (
     *("#2f7fd6", "#d0701a", "#1f9560", "#9a5fd0", "#d0453b"),
@@ -297,15 +298,20 @@ def study(design: Design, runs: Sequence[Run]) -> str:
 
 
 def reading_of(run: Run, reading: str, row: str = "method") -> float:
-    """A run's figure `<protocol>.<metric>`, percentages and points in %, or one of `Run.readings`; NaN without it."""
-    if row == "method" and reading in run.readings:
-        return run.readings[reading]
-    protocol, _, name = reading.partition(".")
-    found = run.found.get(protocol)
-    metric = found.results[row].metrics.get(name) if found is not None and row in found.results else None
-    if metric is None:
-        return float("nan")
-    return 100 * metric.value if metric.unit in ("percent", "points") else metric.value
+    """A run's figure `<source>.<name>`, percentages and points in %; NaN where it has none."""
+    source, _, name = reading.partition(".")
+    found = run.found.get(source)
+    if found is not None:
+        metric = found.results[row].metrics.get(name) if row in found.results else None
+        return float("nan") if metric is None else shown(metric.value, metric.unit)
+    other = {"run": {**run.pretrain, **run.times}, "embeddings": run.pretrain.get("last", {})}
+    value = run.readings.get(reading, other.get(source, {}).get(name)) if row == "method" else None
+    return float("nan") if value is None else float(value)
+
+
+def shown(value: float, unit: Unit) -> float:
+    """A figure as axes have it: percentages and points in %."""
+    return 100 * value if unit in ("percent", "points") else value
 
 
 def _lines(axis: Axes, design: Design, runs: Sequence[Run], reading: str) -> None:
