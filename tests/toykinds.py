@@ -11,10 +11,19 @@ from pathlib import Path
 import pytest
 
 import selfsup
+from selfsup import methods, params
 from selfsup.blocks import BLOCKS
 
 TOYS = Path(__file__).parent / "toykind"
 BLOCK = {"source": "steps", "path": None, "length": 8}  # `data.sequence` of params.yaml
+SGD = {"name": "sgd", "lr": 1.0, "momentum": 0.9, "weight_decay": 1e-4}
+OWN = {"backbone": "numbers", "optimizer": SGD}
+PARAMS = {  # what a user of the kind adds to params.yaml
+    "data__sequence": BLOCK,
+    "backbones__numbers": {"name": "numbers", "small_stem": False, "options": {"width": 16}},
+    "methods__hidden_number": OWN | {"hidden": 2},
+    "methods__same_sequence": OWN | {"temperature": 0.2, "projector": {"layers": 2, "hidden": 16, "out": 8}},
+}
 
 
 def mount(patch: pytest.MonkeyPatch) -> None:
@@ -22,6 +31,7 @@ def mount(patch: pytest.MonkeyPatch) -> None:
     for folder in sorted({path.parent for path in TOYS.rglob("*.py")}):
         package = import_module(".".join([selfsup.__name__, *folder.relative_to(TOYS).parts]))
         patch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    patch.setattr(params, "METHODS", methods.__path__)
     patch.setitem(BLOCKS, "sequence", import_module("selfsup.blocks.sequence").Block)
 
 

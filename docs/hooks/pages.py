@@ -18,6 +18,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from ruamel.yaml import YAML
 
+from selfsup.about import ANY
 from selfsup.errors import UserError
 from selfsup.params import load
 from selfsup.report.methods_table import markdown, measured
@@ -206,7 +207,7 @@ def pictures() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         write(data, params.seed, Path(folder) / "shards", processes=1)
         split = open_split(Path(folder) / "shards", "train", data)
-        names = [name for name, about in declared().items() if about.kind == "image"]
+        names = [name for name, about in declared().items() if about.kind in ("image", ANY)]
         tasks = {name: build_task(params, name, method_params(params, name), split) for name in names}
         return {name: views_sheet(task, split, params.seed) for name, task in tasks.items()}
 

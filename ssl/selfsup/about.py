@@ -10,6 +10,9 @@ Family = Literal["contrastive", "no negatives", "clustering", "pretext", "recons
 FAMILIES: tuple[str, ...] = get_args(Family)
 """In the order in which tables list them."""
 
+ANY = "any"
+"""The kind of data of a method that takes every kind."""
+
 Line = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^[^\n|]*$")]  # a cell of a Markdown table
 
 
@@ -42,7 +45,7 @@ class About(Strict):
 
     title: Line  # the method's name as the paper writes it; no two methods have the same
     family: Family
-    kind: str  # of data: "image"
+    kind: str  # of data, such as "image"; `ANY`
     idea: Line  # for the reader of a table
     paper: Paper | None  # None: textbook knowledge
     couples_batch: bool  # the loss, or the `carry` of its `Output`, depends on the batch as a whole; else the loss is

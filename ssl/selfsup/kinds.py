@@ -7,6 +7,7 @@ and one module or package in each of three rooms.
 
 `selfsup/views/text.py` is what a network sees of samples:
     plain(batch, data) -> Tensor    whole samples, without randomness, on the batch's device: what encoders are given
+    view(batch, draw, recipe, data) -> Tensor   one random view of every sample, for the supervised baseline
     pictures(views, data) -> list   the views of a batch as pictures [n 3 H W] in 0..1 for the report, or none
     suspicious(batch) -> str        a sentence on samples that make a loss infinite, or nothing
 

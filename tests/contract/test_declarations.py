@@ -90,7 +90,7 @@ def test_a_kind_of_data_that_does_not_exist_is_one_line(write, monkeypatch):
     monkeypatch.setattr("selfsup.training.check.method_params", lambda params, name: None)  # toys have no block
     with pytest.raises(UserError) as caught:
         check(params())
-    line = "methods/toy_b.py: ABOUT.kind: unknown 'imagee'; did you mean image? Known: image"
+    line = "methods/toy_b.py: ABOUT.kind: unknown 'imagee'; did you mean image? Known: image, any"
     assert str(caught.value) == line
 
 

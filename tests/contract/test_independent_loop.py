@@ -57,7 +57,7 @@ class Pictures:
 
     samples, classes, checksum, kind = networks.SAMPLES, ["a", "b", "c"], "of these pictures", "image"
     facts = SimpleNamespace(mean=list(networks.MEAN), std=list(networks.STD))
-    data = SimpleNamespace(image_size=16, noun="images")
+    data = SimpleNamespace(image_size=16, kind="image", noun="images")
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)

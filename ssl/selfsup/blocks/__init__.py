@@ -49,6 +49,11 @@ class Data(Shared):
                 raise ValueError(str(error).removeprefix("params.yaml: ")) from None
         return self
 
+    @property
+    def first(self) -> str:
+        """The kind of the first block."""
+        return next(iter(self.__pydantic_extra__))
+
     def of(self, kind: str) -> Any:
         """The shared keys and the block of `kind` as its `KindData`. Raises `UserError` without such a block."""
         if kind not in self.__pydantic_extra__:

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from selfsup.about import FAMILIES, About
+from selfsup.about import ANY, FAMILIES, About
 from selfsup.config import choose, fault_of, known, parse
 from selfsup.errors import KnobError, UserError
-from selfsup.params import METHODS, MethodParams
+from selfsup.params import METHODS, MethodParams, Params
 from selfsup.task import Facts, Task
 
 __path__ = METHODS
@@ -52,6 +52,15 @@ def find(name: str) -> tuple[type[MethodParams], type[Task]]:
     if own[0].about.couples_batch and (own[0].embed is Task.embed or own[0].loss is Task.loss):
         raise UserError(f"methods/{name}.py: ABOUT.couples_batch is true, so {own[0].__name__} needs embed and loss")
     return module.Params, own[0]
+
+
+def kind_of(name: str, params: Params) -> str:
+    """The kind of data that a method sees. One that takes any kind sees that of the chosen method.
+
+    Where the chosen method takes any kind, too, it is the first block in `data`. Raises `UserError`.
+    """
+    kinds = [find(each)[1].about.kind for each in (name, params.method)]
+    return next((kind for kind in kinds if kind != ANY), params.data.first)
 
 
 def declared() -> dict[str, About]:

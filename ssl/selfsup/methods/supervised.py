@@ -2,9 +2,9 @@
 
 Textbook knowledge, without a paper. The loss is the cross-entropy of a linear classifier on the pooled features:
 
-    L = mean over labelled images of -log softmax(W h)[label]
+    L = mean over labelled samples of -log softmax(W h)[label]
 
-Differences: images without a label (-1) do not count.
+Differences: samples without a label (-1) do not count.
 
 Expect: 88.2 % kNN accuracy on 9,000 images of Fashion-MNIST (ResNet-9, 20 epochs), where random weights reach 77.9 %.
 """
@@ -15,19 +15,19 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from selfsup.about import About
+from selfsup import views
+from selfsup.about import ANY, About
 from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.nn.distributed import sum_over_ranks, world
 from selfsup.nn.precision import full_precision
 from selfsup.params import MethodParams
 from selfsup.task import Batch, Facts, Output, Progress, Task, Tensors
-from selfsup.views.image.recipe import crop_view
 
 ABOUT = About(
     title="Supervised",
     family="with labels",
-    kind="image",
+    kind=ANY,
     idea="the baseline: a classifier trained with labels",
     paper=None,
     couples_batch=True,
@@ -52,18 +52,20 @@ class Supervised(Task):
     def __init__(self, params: Params, facts: Facts):
         super().__init__()
         if not facts.classes:
-            raise UserError("supervised: the data has no labels; sort images into class folders, or choose a method")
-        self.recipe, self.size = facts.views, facts.image_size
+            raise UserError(
+                f"supervised: the data has no labels; sort {facts.data.noun} into class folders, or choose a method"
+            )
+        self.view, self.recipe, self.data = views.find(facts.data.kind).view, facts.views, facts.data
         self.backbone = facts.backbone()
         self.classifier = nn.Linear(self.backbone.width, facts.classes)
         self.smoothing = params.label_smoothing
 
     def views(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:
-        return crop_view(batch, draw, self.recipe, self.size), batch["label"]
+        return self.view(batch, draw, self.recipe, self.data), batch["label"]
 
     def embed(self, views: tuple[Tensor, Tensor], progress: Progress) -> Tensors:
-        images, labels = views
-        h = self.backbone(images)["pooled"]
+        x, labels = views
+        h = self.backbone(x)["pooled"]
         return {"logits": self.classifier(h), "h": h, "label": labels}
 
     def loss(self, z: Tensors, progress: Progress) -> Output:

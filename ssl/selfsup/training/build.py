@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from selfsup import methods, nets
+from selfsup.about import ANY
 from selfsup.config import choose, parse
 from selfsup.data.loader import Split
 from selfsup.epochs import fitted, shortened
@@ -47,7 +48,7 @@ def fresh_backbone(params: Params, architecture: str, split: Split) -> Any:
 def build_task(params: Params, name: str, block: MethodParams, split: Split) -> Task:
     """The method `name` with the knobs of `block`; `split` is the training split. Seeds torch's generator."""
     block = fitted(block, params.pretrain.epochs)
-    if (kind := methods.find(name)[1].about.kind) != split.kind:
+    if (kind := methods.find(name)[1].about.kind) not in (split.kind, ANY):
         raise UserError(f"data/shards: of the kind {split.kind}, but {name} needs {kind}; run dvc repro shard")
     facts = Facts(
         samples=split.samples,

@@ -1,6 +1,7 @@
 """The stage `check`: params.yaml as a whole, before any work, and what the chosen method needs of it."""
 
 from selfsup import methods, needs, nets
+from selfsup.about import ANY
 from selfsup.blocks import BLOCKS
 from selfsup.config import choose
 from selfsup.errors import UserError
@@ -17,11 +18,11 @@ def check(params: Params) -> None:
     blocks = {method: method_params(params, method) for method in [*params.methods, "supervised"]}
     for name, about in methods.declared().items():
         try:
-            choose(f"methods/{name}.py: ABOUT.kind", about.kind, sorted(BLOCKS))
+            choose(f"methods/{name}.py: ABOUT.kind", about.kind, [*sorted(BLOCKS), ANY])
         except ValueError as error:
             raise UserError(str(error)) from None
     protocols.blocks(params.evaluation)
-    kind, architecture = methods.find(params.method)[1].about.kind, blocks[params.method].backbone
+    kind, architecture = methods.kind_of(params.method, params), blocks[params.method].backbone
     data = params.data.of(kind)
     nets.find(kind).check_backbone(params.backbones[architecture], data)
     needs.write(params, kind, architecture)

@@ -13,6 +13,7 @@ import torch
 from filelock import Timeout
 
 from selfsup import digests, methods
+from selfsup.about import ANY
 from selfsup.data.loader import Split
 from selfsup.imports import PACKAGE, closure
 from selfsup.nn.distributed import rank, world
@@ -39,13 +40,13 @@ def code_checksum(method: str, package: Path = PACKAGE) -> str:
 
 
 def choices(kind: str) -> dict[str, list[str]]:
-    """The modules of a kind of data, by folder."""
-    return {folder: [kind] for folder in ("formats", "views", "nets")}
+    """The modules of a kind of data, by folder; all modules for `ANY`."""
+    return {} if kind == ANY else {folder: [kind] for folder in ("formats", "views", "nets")}
 
 
 def identity(params: Params, method: str, architecture: str, checksum: str) -> dict[str, Any]:
     """All that a run's checkpoints depend on: parameters, data and code, not hardware."""
-    reads = params.data.of(methods.find(method)[1].about.kind).read()
+    reads = params.data.of(methods.kind_of(method, params)).read()
     return {
         "seed": params.seed,
         "method": method,
@@ -141,8 +142,8 @@ def summary(task: Task, result: Result, method: str, architecture: str, params: 
         "seed": params.seed,
         "computed_from": {
             "images": images,
-            "kind": task.about.kind,
-            "parameters": digests.of_training(params, method, task.about.kind, architecture),
+            "kind": (kind := methods.kind_of(method, params)),
+            "parameters": digests.of_training(params, method, kind, architecture),
         },
         "backbone": architecture,
         "epochs": params.pretrain.epochs,

@@ -5,7 +5,7 @@ from typing import Any
 
 from selfsup import kinds
 
-DECLARED = ("plain", "pictures", "suspicious")
+DECLARED = ("plain", "view", "pictures", "suspicious")
 
 
 def find(kind: str) -> Any:

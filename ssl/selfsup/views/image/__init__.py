@@ -6,12 +6,19 @@ from typing import Any
 from torch import Tensor
 
 from selfsup.blocks.image import ImageData
-from selfsup.views.image.recipe import centre_view
+from selfsup.draw import Draw
+from selfsup.params import ViewsParams
+from selfsup.views.image.recipe import centre_view, crop_view
 
 
 def plain(batch: Mapping[str, Tensor], data: ImageData) -> Tensor:
     """The largest centred square of every picture, resized. [B 3 S S] in 0..1"""
     return centre_view(batch, data.image_size)
+
+
+def view(batch: Mapping[str, Tensor], draw: Draw, recipe: ViewsParams, data: ImageData) -> Tensor:
+    """One random view of every image: crop and flip only. [B 3 S S] in 0..1"""
+    return crop_view(batch, draw, recipe, data.image_size)
 
 
 def pictures(views: Any, data: ImageData) -> list[Tensor]:
