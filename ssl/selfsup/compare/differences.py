@@ -123,9 +123,8 @@ def disagreements(runs: Sequence[Run], protocol: str, show: Show) -> Disagreemen
     for run in runs:
         if (one := answers(run, protocol)) is not None:
             sets.setdefault(run.images, {}).setdefault(run.row, []).append((run.seed, one))
-    images, given = max(
-        sets.items(), key=lambda item: (len(item[1]), sum(map(len, item[1].values()))), default=("", {})
-    )
+    most = max(sets, key=lambda name: (len(sets[name]), sum(map(len, sets[name].values()))), default="")
+    given = sets.get(most, {})
     rows = list(given)
     if len(rows) < 2:
         return None
