@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
+from selfsup.evaluation import protocols
 from selfsup.imports import DECIDES_NOTHING, closure, files_of, imports
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +25,8 @@ PROTOCOLS = sorted(
     path.stem for path in (PACKAGE / "evaluation/protocols").glob("*.py") if not path.stem.startswith("_")
 )
 CHOICES = {"methods": METHODS, "protocols": PROTOCOLS}  # what `import_module` chooses from by a name in params.yaml
+INSIDE = [name for name in PROTOCOLS if protocols.find(name).inside]
+OF_STAGE = {"evaluate": {*PROTOCOLS} - {*INSIDE}, "examine": INSIDE}  # protocols that a stage runs; others know all
 GROUND = {
     *(
         "about",
@@ -85,6 +88,10 @@ WAIVED = {
         *(f"ssl/selfsup/training/{name}.py" for name in ("monitors", "optimizers", "schedule", "session", "stage")),
     ),
     "baseline": ("ssl/selfsup/families/",),  # not of the supervised method
+    "examine": (
+        "ssl/selfsup/training/build.py",
+        "ssl/selfsup/training/schedule.py",
+    ),  # as in extract
 }
 
 
@@ -296,7 +303,8 @@ def stage(name: str) -> tuple[set[str], list[str]]:
     """The project's files that decide what a stage writes, and the files and folders that DVC knows it depends on."""
     entry = stages()[name]
     (script,) = re.findall(r"stages/\w+\.py", entry["cmd"])
-    used = {path.relative_to(ROOT).as_posix() for path in closure([ROOT / script], CHOICES)}
+    choices = CHOICES | {"protocols": sorted(OF_STAGE.get(name, PROTOCOLS))}
+    used = {path.relative_to(ROOT).as_posix() for path in closure([ROOT / script], choices)}
     used = {file for file in used if not file.startswith(WAIVED.get(name, "none"))}
     return used, [dep for dep in entry["deps"] if isinstance(dep, str)]
 

@@ -140,6 +140,8 @@ def outs() -> list[tuple[str, str]]:
     """Every out of dvc.yaml for an item of its matrix, and the name of the stage that writes it."""
     found = []
     for name, stage in STAGES.items():
+        if name == "examine":
+            continue  # its outs lie beside those of evaluate
         (item,) = stage.get("matrix") or [""]
         for kind in ("outs", "metrics", "plots"):
             for entry in stage.get(kind, []):
@@ -153,6 +155,12 @@ def test_whatever_a_stage_writes_is_known_as_its_own(here, out, stage):
     assert str(missing(out)) == f"{out}: not found; run `dvc repro {stage}` first"
     assert writer(f"{out}/below.json") == writer(here / out) == stage
     assert writer(f"{out}.other") is writer(f"elsewhere/{out}") is None
+
+
+@pytest.mark.parametrize(("listed", "stage"), [([], "evaluate@a"), (["b"], "evaluate@a"), (["b", "a"], "examine@a")])
+def test_of_two_stages_with_the_same_outs_the_one_that_lists_the_item_is_named(here, listed, stage):
+    YAML().dump({"evaluation": {"protocols": ["linear"], "encoder_protocols": listed}}, here / "params.yaml")
+    assert writer("evaluations/a/details.json") == writer("metrics/evaluate/a.json") == stage
 
 
 PROTOCOL = values()["evaluation"]["protocols"][0]

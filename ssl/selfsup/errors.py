@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from selfsup import logs
 
@@ -40,19 +41,32 @@ def missing(path: Path | str, folder: Path = ROOT) -> UserError:
 
 
 def writer(path: Path | str, folder: Path = ROOT) -> str | None:
-    """The stage that writes `path` (relative to the working folder), such as `evaluate@knn`. None: no stage does."""
+    """The stage that writes `path` (relative to the working folder), such as `evaluate@knn`. None: no stage does.
+
+    Where two stages may write it, it is the last one whose list in the working folder's params.yaml has the item.
+    """
     from ruamel.yaml import YAML  # late: only a run that fails needs it
 
     if not (folder / "dvc.yaml").is_file():
         return None
-    place = Path(os.path.relpath(path)).as_posix()
-    for name, stage in YAML(typ="safe", pure=True).load(folder / "dvc.yaml")["stages"].items():
+    place, found = Path(os.path.relpath(path)).as_posix(), None
+    yaml = YAML(typ="safe", pure=True)
+    for name, stage in yaml.load(folder / "dvc.yaml")["stages"].items():
         entries = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
         for out in [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]:
             pattern = re.sub(r"\\\$\\\{item\\\.\w+\\\}", r"([\\w-]+)", re.escape(out))
-            if found := re.fullmatch(rf"{pattern}(?:/.*)?", place):
-                return "@".join([name, *found.groups()])
-    return None
+            if (match := re.fullmatch(rf"{pattern}(?:/.*)?", place)) and (not found or _lists(yaml, stage, match)):
+                found = "@".join([name, *match.groups()])
+    return found
+
+
+def _lists(yaml: Any, stage: dict[str, Any], match: re.Match[str]) -> bool:
+    """Whether the list in params.yaml that the stage's matrix names has the item of `match`."""
+    key = str(next(iter(stage.get("matrix", {"": ""}).values()))).strip("${}")
+    chosen = yaml.load(Path("params.yaml")) if Path("params.yaml").is_file() else {}
+    for part in key.split("."):
+        chosen = chosen.get(part, {}) if isinstance(chosen, dict) else {}
+    return match.groups()[0] in chosen if match.groups() else False
 
 
 class KnobError(UserError):

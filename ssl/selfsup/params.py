@@ -162,7 +162,13 @@ class Evaluation(Strict):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, dict[str, Any]]
 
-    protocols: Annotated[list[str], Field(min_length=1)]
+    protocols: Annotated[list[str], Field(min_length=1)]  # of features
+    encoder_protocols: list[str]  # that look inside the frozen networks
+
+    @property
+    def listed(self) -> list[str]:
+        """All chosen protocols, in the order of tables."""
+        return [*self.protocols, *self.encoder_protocols]
 
 
 class Tracking(Strict):
@@ -191,7 +197,8 @@ class Params(Strict):
             choose("method" if name == self.method else "methods", name, known(METHODS))
         if self.method not in self.methods:
             raise ValueError(f"methods.{self.method}: missing block; add it")
-        for where, names in (("evaluation.protocols", self.evaluation.protocols), ("baselines", self.baselines)):
+        lists = {f"evaluation.{name}": getattr(self.evaluation, name) for name in ("protocols", "encoder_protocols")}
+        for where, names in (*lists.items(), ("baselines", self.baselines)):
             if len(set(names)) < len(names):
                 raise ValueError(f"{where}: names something twice, got {shown(names)}; remove one")
         return self

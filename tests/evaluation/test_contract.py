@@ -13,9 +13,9 @@ from selfsup.evaluation import protocols
 from selfsup.evaluation.compare import paired, rank
 from selfsup.evaluation.folder import read as read_folder
 from selfsup.evaluation.result import Choice, Metric, Result, Uncertainty, flat, own_keys, right
-from selfsup.evaluation.run import evaluate
 from selfsup.params import Evaluation
 from tests.evaluation import workspace
+from tests.evaluation.workspace import evaluate
 from tests.helpers import params as make_params
 from tests.helpers import values
 
@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch):
 
 def evaluation(**blocks):
     """The section `evaluation` of these protocols, all of them chosen."""
-    return parse(Evaluation, {"protocols": list(blocks), **blocks})
+    return parse(Evaluation, {"protocols": list(blocks), "encoder_protocols": [], **blocks})
 
 
 def with_toy(k=2):
@@ -61,7 +61,7 @@ def test_every_protocol_of_the_parameters_is_valid():
         (('"nearest image"', '" "'), "bad.py: TITLE must be a text for readers, got ' '"),
         (
             ('{"features"}', '["features"]'),
-            "bad.py: NEEDS must be a set of features, labels, encoder, boxes, masks, got",
+            "bad.py: NEEDS must be a set of features, labels, encoder, images, boxes, masks, got",
         ),
         (('{"features"}', '{"feature"}'), "bad.py: NEEDS: unknown 'feature'; did you mean features? Known: features, "),
         (("class Params(Strict)", "class Params(dict)"), "bad.py: Params must be a subclass of selfsup.config.Strict"),
@@ -102,9 +102,9 @@ def test_a_protocol_without_a_block_is_one_line(toy):
         with pytest.raises(
             UserError, match=r"evaluation\.(nearest: missing block; add it|protocols: unknown 'nothing')"
         ):
-            protocols.blocks(parse(Evaluation, {"protocols": chosen}))
+            protocols.blocks(parse(Evaluation, {"protocols": chosen, "encoder_protocols": []}))
     with pytest.raises(UserError, match=r"evaluation\.nearest: missing block"):
-        protocols.chosen(toy, parse(Evaluation, {"protocols": ["nearest"]}))
+        protocols.chosen(toy, parse(Evaluation, {"protocols": ["nearest"], "encoder_protocols": []}))
 
 
 @pytest.mark.usefixtures("toy")
@@ -121,7 +121,6 @@ def test_two_protocols_with_one_title_are_one_line(found_in, tmp_path):
     [
         ("boxes", "needs boxes: the data set has none"),
         ("masks", "needs masks: the data set has none"),
-        ("encoder", "needs encoder: evaluations read features only"),
     ],
 )
 def test_a_need_that_is_not_met_skips_the_protocol_with_its_reason(folder, hundred, found_in, capsys, need, why):

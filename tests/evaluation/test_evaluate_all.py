@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from selfsup.data.loader import open_split
-from selfsup.evaluation import protocols
+from selfsup.evaluation import kept, protocols
 from selfsup.evaluation.folder import read as read_folder
 from selfsup.evaluation.result import flat
-from selfsup.evaluation.run import evaluate, insufficient, of_names
+from selfsup.evaluation.run import insufficient, of_names
 from selfsup.features.store import Splits
 from tests.data.make import class_folders, shards
 from tests.evaluation import workspace
+from tests.evaluation.workspace import evaluate
 
 PROTOCOLS = protocols.names()
 
@@ -44,6 +45,8 @@ def test_metrics_hold_every_row_under_the_same_keys_and_rank_known_quality(folde
     assert rows == ["method", "supervised", "random", "pixels"]
     assert details["titles"]["method"] == "simclr"
     assert details["missing"] == {}
+    if "labels" not in protocols.find(protocol).needs:
+        return  # whether such a measure orders rows as accuracy does is open
     key, metric = next(iter(read_folder(Path(f"evaluations/{protocol}")).results["method"].metrics.items()))
     if "labels" not in protocols.find(protocol).needs:
         return  # whether such a measure orders rows as accuracy does is open
@@ -97,15 +100,17 @@ def test_tables_agree_with_outcomes_and_predictions(folder, hundred, protocol):
         assert own == pytest.approx(metric.outcomes.mean(axis=1))
 
 
-def test_the_same_run_writes_the_same_bytes(folder, hundred):
+def test_the_same_run_writes_the_same_bytes(folder, hundred, monkeypatch):
     params = workspace.make(folder, hundred, **workspace.quick())
     once = []
-    for _ in range(2):
-        for protocol in PROTOCOLS:
+    repeatable = [protocol for protocol in PROTOCOLS if protocols.find(protocol).repeatable]
+    for place in ("kept", "kept again"):
+        monkeypatch.setattr(kept, "place", lambda own=Path(place): own)
+        for protocol in repeatable:
             evaluate(protocol, params)
         files = sorted(path for top in ("metrics", "evaluations") for path in Path(top).rglob("*") if path.is_file())
         once.append({path: path.read_bytes() for path in files})
-    assert len(once[0]) >= 3 * len(PROTOCOLS)
+    assert len(once[0]) >= 3 * len(repeatable)
     assert once[0] == once[1]
 
 
@@ -113,8 +118,8 @@ def test_missing_baselines_are_left_out_and_said(folder, hundred, capsys):
     params = workspace.make(folder, hundred)
     (folder / "features/baselines/pixels/meta.json").unlink()
     (folder / "features/baselines/supervised/meta.json").write_text('{"skipped": "no time"}')
-    evaluate(PROTOCOLS[0], params)
-    metrics, details = read(PROTOCOLS[0])
+    evaluate("knn", params)
+    metrics, details = read("knn")
     assert [row for row in metrics if row != "majority"] == ["features", "method", "random"]
     assert details["missing"]["supervised"] == "no time"
     out = capsys.readouterr().out

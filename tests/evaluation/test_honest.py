@@ -9,9 +9,9 @@ from selfsup.config import parse
 from selfsup.data.loader import open_split
 from selfsup.evaluation import protocols
 from selfsup.evaluation.folder import read as read_folder
-from selfsup.evaluation.run import evaluate
 from selfsup.features.store import Splits
 from tests.evaluation import workspace
+from tests.evaluation.workspace import evaluate
 from tests.helpers import values
 
 LABELLED = [name for name in protocols.names() if "labels" in protocols.find(name).needs]

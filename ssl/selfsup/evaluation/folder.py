@@ -3,7 +3,7 @@
 `details.json` has every field but arrays and tables, or `{"skipped": reason}`. `outcomes.npz` has `<row>/<metric>`, the
 outcomes, `<row>/predicted`, `image`, digests of the names of the test images, and `label`, their labels, where the
 protocol needs labels. Tables are CSV files: `confusion.csv` and `per_class.csv` from predicted classes, `draws.csv`
-where there are draws, and the protocol's own.
+where there are draws, and the protocol's own. Pictures are `<row>.<name>.png`.
 """
 
 from __future__ import annotations
@@ -65,6 +65,9 @@ def write(folder: Path, found: Found, classes: Sequence[str]) -> None:
         for name, (header, rows) in tables(found, classes).items():
             with (new / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows([header, *rows])
+        for row, result in found.results.items():
+            for name, picture in result.pictures.items():
+                _save(picture.pixels, new / f"{row}.{name}.png")
 
 
 def read(folder: Path) -> Found:
@@ -77,20 +80,41 @@ def read(folder: Path) -> Found:
         where = ".".join(map(str, fault["loc"]))
         raise UserError(f"{path}: not as this version writes it ({where}: {fault['msg']}); run dvc repro") from None
     with np.load(folder / "outcomes.npz", allow_pickle=False) as arrays:
-        results = {row: _filled(row, result, arrays) for row, result in found.results.items()}
+        results = {row: _filled(folder, row, result, arrays) for row, result in found.results.items()}
         return replace(found, results=results, **{key: arrays.get(key) for key in NO_ARRAYS})
 
 
 def _bare(result: Result) -> Result:
     """Without what other files have."""
     metrics = {key: replace(metric, outcomes=None) for key, metric in result.metrics.items()}
-    return replace(result, metrics=metrics, tables={}, predicted=None)
+    pictures = {name: replace(one, pixels=None) for name, one in result.pictures.items()}
+    return replace(result, metrics=metrics, tables={}, predicted=None, pictures=pictures)
 
 
-def _filled(row: str, result: Result, arrays: Mapping[str, np.ndarray]) -> Result:
+def _filled(folder: Path, row: str, result: Result, arrays: Mapping[str, np.ndarray]) -> Result:
     """The opposite of `_bare`."""
     metrics = {key: replace(one, outcomes=arrays.get(f"{row}/{key}")) for key, one in result.metrics.items()}
-    return replace(result, metrics=metrics, predicted=arrays.get(f"{row}/predicted"))
+    pictures = {
+        name: replace(one, pixels=_pixels(folder / f"{row}.{name}.png")) for name, one in result.pictures.items()
+    }
+    return replace(result, metrics=metrics, predicted=arrays.get(f"{row}/predicted"), pictures=pictures)
+
+
+def _save(pixels: np.ndarray | None, path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(path, optimize=True)
+
+
+def _pixels(path: Path) -> np.ndarray:
+    """Raises `UserError` for a file that is no picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not a picture; delete its folder and run dvc repro") from None
 
 
 def tables(found: Found, classes: Sequence[str]) -> dict[str, tuple[list[str], list[Sequence[Any]]]]:

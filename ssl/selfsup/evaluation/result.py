@@ -17,9 +17,14 @@ from pydantic import ConfigDict
 from selfsup.evaluation.compare import accuracy, standard_error
 from selfsup.features.store import Splits
 
-Need = Literal["features", "labels", "encoder", "boxes", "masks"]
+Need = Literal["features", "labels", "encoder", "images", "boxes", "masks"]
 """What a protocol may ask for: `run` gets each need as an argument of that name. `features` and `labels` are `Splits`
-of arrays [N D] and [N] (-1: no label). The pipeline does not provide the other three yet."""
+of arrays [N D] and [N] (-1: no label). `encoder` is the frozen network in evaluation mode, which maps images
+[B 3 S S] in 0..1 to {"pooled": [B D], ...}, and `images` are the `networks.ImageSplits` that it sees. The pipeline does
+not provide the other two yet."""
+
+INSIDE = frozenset({"encoder", "images"})
+"""Needs of protocols that look inside the frozen network: `evaluation.encoder_protocols` lists them."""
 
 Unit = Literal["percent", "points", "seconds", "none"]
 """Of `percent` and `points` the value is a share, 0.5 for 50."""
@@ -111,6 +116,33 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """A line of one representation; the page draws the lines of all rows in one chart."""
+
+    title: str
+    x: str  # titles of the axes
+    y: str
+    points: list[tuple[float, float]]
+    unit: Unit = "percent"  # of y
+    ticks: list[str] = field(default_factory=list)  # names of the points' places on the x axis; empty: numbers
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of one representation; the page shows those of all rows under each other."""
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
+
+    title: str
+    text: str  # what it shows, for readers who do not see it
+    pixels: np.ndarray | None  # uint8 [H W 3]; None only while it is read from its file
+
+
+class Unfit(Exception):
+    """A representation that a protocol cannot judge. Its row is left out, and the message is the reason."""
+
+
+@dataclass(frozen=True)
 class Result:
     """What a protocol found for one representation; its first metric is its headline."""
 
@@ -123,10 +155,12 @@ class Result:
     predicted: np.ndarray | None = None
     """The predicted class of every labelled test image, int64 [N]."""
     features: str = "as extracted"  # what was done to the features first
+    plots: dict[str, Plot] = field(default_factory=dict)  # by a name of the protocol's
+    pictures: dict[str, Picture] = field(default_factory=dict)  # by the name of the file, without the row and .png
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a name that `flat` cannot keep apart from those that it derives."""
-        for name in (*self.metrics, *self.choices, *self.tables):
+        for name in (*self.metrics, *self.choices, *self.tables, *self.plots, *self.pictures):
             if not re.fullmatch(r"[a-z][\w.]*", name) or name.endswith((*SUFFIX.values(), BALANCED)):
                 raise ValueError(f"{name}: needs lower-case letters, digits and _; _se, _std, _balanced cannot end it")
 

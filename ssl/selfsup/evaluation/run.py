@@ -5,23 +5,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from selfsup import digests
 from selfsup.config import Strict
+from selfsup.errors import UserError
 from selfsup.evaluation import folder, protocols
 from selfsup.evaluation.balance import balance, majority, uneven_line
 from selfsup.evaluation.compare import paired
+from selfsup.evaluation.kept import Kept
 from selfsup.evaluation.protocols import Protocol
-from selfsup.evaluation.result import BALANCED, Metric, Result, flat
+from selfsup.evaluation.result import BALANCED, INSIDE, Metric, Result, Unfit, flat
 from selfsup.features.store import MAJORITY, FeatureSet, Splits, check_current, find
 from selfsup.files import write_json
 from selfsup.params import Params
 
-ABSENT = {"encoder": "evaluations read features only"}
-"""Why a need is never met, where it is not for the data set: "needs boxes: the data set has none"."""
+if TYPE_CHECKING:
+    from selfsup.evaluation.networks import Networks  # which imports torch
 
 
 class Inputs(NamedTuple):
@@ -84,22 +86,30 @@ def of_names(names: Sequence[str]) -> np.ndarray:
     return np.frombuffer(b"".join(digested), np.dtype("<u8"))
 
 
-def evaluate(name: str, params: Params, inputs: Inputs | None = None) -> dict[str, Any]:
+def evaluate(
+    name: str, params: Params, inputs: Inputs | None = None, networks: Networks | None = None
+) -> dict[str, Any]:
     """Judge every feature set by the protocol `name`, write what it found in the working folder; return the metrics.
 
     `metrics/evaluate/<name>.json` has `{name: {row: {metric: value}}}`, or `{name: {"skipped": reason}}` where the data
     lack what the protocol needs. Beside it are the method, the seed, what the figures were `computed_from` and, of
     metrics that are not percentages of which more is better, the `units`. `evaluations/<name>/` is as in `folder`.
+    `networks` are for protocols that look inside the network, which the stage `examine` runs.
     """
     inputs = inputs or read_inputs(params)
     metrics_path, place = Path(f"metrics/evaluate/{name}.json"), Path(f"evaluations/{name}")
     protocol, block = protocols.chosen(name, params.evaluation)
     head = {"method": params.method, "seed": params.seed, "computed_from": inputs.computed_from(params)[name]}
-    if reason := unmet(protocol.needs, inputs.labels):
-        print(f"{name}: skipped, {reason}")
-        folder.skip(place, reason)
-        return write_json(metrics_path, head | {name: {"skipped": reason}})
-    found = judge(protocol, block, inputs, params.seed, MAJORITY in params.baselines)
+    if protocol.inside and networks is None:
+        raise UserError(f"{name}: looks inside the network; run `dvc repro {protocol.stage}`")
+    try:
+        if reason := unmet(protocol.needs, inputs.labels):
+            raise Unfit(reason)
+        found = judge(protocol, block, inputs, params.seed, MAJORITY in params.baselines, networks)
+    except Unfit as error:
+        print(f"{name}: skipped, {error}")
+        folder.skip(place, str(error))
+        return write_json(metrics_path, head | {name: {"skipped": str(error)}})
     folder.write(place, found, inputs.classes)
     own = found.results["method"]
     units = {key: words for key, metric in own.metrics.items() if (words := unit_words(metric))}
@@ -108,34 +118,47 @@ def evaluate(name: str, params: Params, inputs: Inputs | None = None) -> dict[st
     return write_json(metrics_path, head | {name: {"features": own.features, **rows}})
 
 
-def judge(protocol: Protocol, block: Strict, inputs: Inputs, seed: int, constant: bool) -> folder.Found:
-    """Run the protocol on every feature set and print its figures; `constant`: add the majority row."""
+def judge(
+    protocol: Protocol, block: Strict, inputs: Inputs, seed: int, constant: bool, networks: Networks | None = None
+) -> folder.Found:
+    """Run the protocol on every feature set and print its figures; `constant`: add the majority row.
+
+    Raises `Unfit` where the protocol cannot judge the method's own features.
+    """
     name, labels = protocol.name, inputs.labels
     needs_labels = "labels" in protocol.needs
     facts = balance(labels, inputs.classes) if needs_labels else {}
     uneven = facts.get("uneven", False)
     if uneven:
         print(f"{name}: {uneven_line(facts)}; read the balanced accuracy, in which each class counts alike")
-    results = {}
+    results, missing = {}, dict(inputs.missing)
+    kept = Kept(protocol, block, seed, networks)
     for one in inputs.sets:
-        given = {"features": one.splits(labels), "labels": labels}
-        needs = {need: given[need] for need in protocol.needs}
-        results[one.row] = _checked(name, protocol.run(**needs, params=block, seed=seed))
-        print(f"{name}: {one.title}: {_line(results[one.row], uneven)}", flush=True)
+        try:
+            own, before = kept.result(one, inputs.features[one.row], labels)
+        except Unfit as error:
+            if one.row == "method":
+                raise
+            missing[one.row] = str(error)
+            continue
+        results[one.row] = _checked(name, own)
+        print(f"{name}: {one.title}: {_line(own, uneven)}{' (kept from an earlier run)' * before}", flush=True)
+    if protocol.relate:
+        results = {row: _checked(name, one) for row, one in protocol.relate(results).items()}
     if constant and needs_labels and (row := majority(labels, results["method"])):
         results[MAJORITY] = row
         print(f"{name}: {MAJORITY}: {_line(row, uneven)}")
         for line in not_above(results["method"], row, inputs.sets[0].title):
             print(f"{name}: {line}")
     lines = notes(results) + (without_label(labels, inputs.rare) if needs_labels else [])
-    for line in [*lines, *(f"{row}: left out, {why}" for row, why in inputs.missing.items())]:
+    for line in [*lines, *(f"{row}: left out, {why}" for row, why in missing.items())]:
         print(f"{name}: {line}")
     counts = zip(Splits._fields, labels, strict=True)
     images = {split: int((values >= 0).sum()) if needs_labels else len(values) for split, values in counts}
     return folder.Found(
         title=protocol.title,
         titles={one.row: one.title for one in inputs.sets},
-        missing=inputs.missing,
+        missing=missing,
         images=images,
         balance=facts,
         notes=lines,
@@ -148,8 +171,8 @@ def judge(protocol: Protocol, block: Strict, inputs: Inputs, seed: int, constant
 
 def unmet(needs: frozenset[str], labels: Splits) -> str | None:
     """Why a protocol with these needs cannot run, or None."""
-    for need in sorted(needs - {"features", "labels"}):
-        return f"needs {need}: {ABSENT.get(need, 'the data set has none')}"
+    for need in sorted(needs - {"features", "labels"} - INSIDE):
+        return f"needs {need}: the data set has none"
     return insufficient(labels) if "labels" in needs else None
 
 

@@ -82,10 +82,10 @@ def contents(params: Params, inputs: Inputs) -> dict[str, Any]:
 
 
 def all_scores(params: Params, inputs: Inputs) -> list[Scores]:
-    """What every protocol of `evaluation.protocols` found, in that order."""
+    """What every protocol that `evaluation` lists found, in that order."""
     known, origin = protocols.blocks(params.evaluation), inputs.computed_from(params)
-    listed = [known[name][0] for name in params.evaluation.protocols]
-    return [read_scores(one.name, one.title, params.method, origin[one.name]) for one in listed]
+    listed = [known[name][0] for name in params.evaluation.listed]
+    return [read_scores(one, params.method, origin[one.name]) for one in listed]
 
 
 def judged(scores: Sequence[Scores], names: dict[str, str], classes: Sequence[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from selfsup.evaluation import folder
 from selfsup.evaluation.compare import Difference, rank
+from selfsup.evaluation.protocols import Protocol
 from selfsup.evaluation.result import Estimate, Metric, Result, Unit
 from selfsup.features.store import MAJORITY, ROWS
 
@@ -78,21 +79,22 @@ class Column:
     lower_is_better: bool = False
 
 
-def read_scores(protocol: str, title: str, method: str, origin: Mapping[str, Any]) -> Scores:
+def read_scores(protocol: Protocol, method: str, origin: Mapping[str, Any]) -> Scores:
     """Read `metrics/evaluate/<protocol>.json` and `evaluations/<protocol>/` in the working folder.
 
     Figures of another method, or not computed from `origin` (as `Inputs.computed_from` has it), are left out.
     """
-    path = Path(f"metrics/evaluate/{protocol}.json")
+    name, title = protocol.name, protocol.title
+    path = Path(f"metrics/evaluate/{name}.json")
     if not path.exists():
-        return Scores(protocol, title, why_not="not run")
+        return Scores(name, title, why_not="not run")
     written = json.loads(path.read_text(encoding="utf-8"))
     if why := stale(written, method, origin):
-        why_not = f"left out, as its figures are {why}; run dvc repro evaluate@{protocol}"
-        return Scores(protocol, title, why_not=why_not)
-    if "skipped" in written[protocol]:
-        return Scores(protocol, title, why_not=written[protocol]["skipped"])
-    return Scores(protocol, title, folder.read(Path("evaluations") / protocol))
+        why_not = f"left out, as its figures are {why}; run dvc repro {protocol.stage}"
+        return Scores(name, title, why_not=why_not)
+    if "skipped" in written[name]:
+        return Scores(name, title, why_not=written[name]["skipped"])
+    return Scores(name, title, folder.read(Path("evaluations") / name))
 
 
 def stale(written: Mapping[str, Any], method: str, origin: Mapping[str, Any]) -> str:

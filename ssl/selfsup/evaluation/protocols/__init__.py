@@ -7,7 +7,10 @@
 
 `TITLE` is shown to readers; no other protocol has the same. `NEEDS` are of `selfsup.evaluation.result.Need`: where the
 data lack one, the protocol is skipped. `Params` validates the block `evaluation.<name>` of `params.yaml`. `run` takes
-an argument per need, the block and the seed, and is called once per representation.
+an argument per need, the block and the seed, and is called once per representation. It may raise `Unfit`.
+
+Two further declarations are optional. `relate(results)` takes the results by row and returns them with figures that
+hold a row against another. `REPEATABLE = False`: figures are measurements, such as times, and differ between two runs.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from selfsup.config import Strict, choose, parse
 from selfsup.errors import UserError
-from selfsup.evaluation.result import Need, Result
+from selfsup.evaluation.result import INSIDE, Need, Result
 from selfsup.params import Evaluation
 
 
@@ -35,11 +39,28 @@ class Protocol:
     needs: frozenset[str]
     params: type[Strict]
     run: Callable[..., Result]
+    relate: Callable[[dict[str, Result]], dict[str, Result]] | None = None
+    repeatable: bool = True
+
+    @property
+    def inside(self) -> bool:
+        """It looks inside the frozen network."""
+        return bool(self.needs & INSIDE)
+
+    @property
+    def stage(self) -> str:
+        """The DVC stage that runs it."""
+        return f"{'examine' if self.inside else 'evaluate'}@{self.name}"
 
 
 def names() -> list[str]:
     """The known protocols."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def file_of(name: str) -> Path:
+    """The file that declares a protocol."""
+    return next(path for folder in __path__ if (path := Path(folder) / f"{name}.py").exists())
 
 
 def find(name: str) -> Protocol:
@@ -65,27 +86,35 @@ def find(name: str) -> Protocol:
     given = {*module.NEEDS, "params", "seed"}
     if not callable(module.run) or set(inspect.signature(module.run).parameters) != given:
         raise UserError(f"{file}: run must take exactly {', '.join([*sorted(module.NEEDS), 'params', 'seed'])}")
-    return Protocol(name, module.TITLE, frozenset(module.NEEDS), module.Params, module.run)
+    relate, repeatable = getattr(module, "relate", None), getattr(module, "REPEATABLE", True)
+    return Protocol(name, module.TITLE, frozenset(module.NEEDS), module.Params, module.run, relate, repeatable)
 
 
 def blocks(evaluation: Evaluation, file: str = "params.yaml") -> dict[str, tuple[Protocol, Any]]:
     """Every protocol that has a block in `evaluation`, with the block as the protocol's own `Params`.
 
-    Those that `evaluation.protocols` lists come first, in its order. Raises `UserError`: a name without a file, a
-    listed protocol without a block, a wrong value in a block, or two protocols with the same title.
+    Those that `evaluation` lists come first, in its order. Raises `UserError`: a name without a file, a protocol in the
+    wrong list or without a block, a wrong value in a block, or two protocols with the same title.
     """
     written = evaluation.model_extra or {}
+    lists = {"protocols": evaluation.protocols, "encoder_protocols": evaluation.encoder_protocols}
     try:
-        for where, named in (("evaluation", written), ("evaluation.protocols", evaluation.protocols)):
+        for where, named in (("evaluation", written), *((f"evaluation.{key}", own) for key, own in lists.items())):
             for name in named:
                 choose(where, name, names())
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
     found: dict[str, tuple[Protocol, Any]] = {}
-    for name in dict.fromkeys([*evaluation.protocols, *written]):
+    for name in dict.fromkeys([*evaluation.listed, *written]):
         if name not in written:
             raise UserError(f"{file}: evaluation.{name}: missing block; add it")
         protocol = find(name)
+        wrong, right, does = ("protocols", "encoder_protocols", "looks")
+        if not protocol.inside:
+            wrong, right, does = right, wrong, "does not look"
+        if name in lists[wrong]:
+            line = f"evaluation.{wrong}: {name} {does} inside the network; move it to evaluation.{right}"
+            raise UserError(f"{file}: {line}")
         for other, _ in found.values():
             if other.title == protocol.title:
                 files = " and ".join(f"evaluation/protocols/{each.name}.py" for each in (other, protocol))

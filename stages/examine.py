@@ -1,0 +1,52 @@
+"""Look inside the frozen networks of all rows: metrics/evaluate/<protocol>.json, evaluations/<protocol>."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
+
+from selfsup.data.loader import open_splits
+from selfsup.errors import one_line_errors
+from selfsup.evaluation import protocols
+from selfsup.evaluation.kept import code_digest
+from selfsup.evaluation.networks import Images, ImageSplits, Networks
+from selfsup.evaluation.run import evaluate, read_inputs, tracked
+from selfsup.imports import PACKAGE
+from selfsup.nets.image import Pixels
+from selfsup.params import Params, load
+from selfsup.processes.accelerator import make_accelerator
+from selfsup.tracking import record
+from selfsup.training.encoders import encoder_of
+from selfsup.views.image.recipe import centre_view
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("protocol", help=", ".join(name for name in protocols.names() if protocols.find(name).inside))
+    name = protocols.find(parser.parse_args().protocol).name
+    params = load()
+    inputs = read_inputs(params)
+    with record.nested(params, f"examine {name}", inputs.weights, inputs.computed_from(params)) as (parent, run):
+        every, own = tracked(name, evaluate(name, params, inputs, networks(params)))
+        run.metrics(every, 0)
+        parent.metrics(own, 0)
+
+
+def networks(params: Params) -> Networks:
+    """The encoders of all rows and the images, on the GPU where there is one."""
+    splits, device = open_splits(params.data), make_accelerator("fp32").device
+    train = splits["train"]
+    view = partial(centre_view, size=train.data.image_size)
+
+    def encoder(row: str):
+        return Pixels() if row == "pixels" else encoder_of(row, params, train).to(device)
+
+    code = code_digest(PACKAGE / "training/encoders.py", methods=[params.method, "supervised"])
+    return Networks(encoder, ImageSplits(**{name: Images(split, view, device) for name, split in splits.items()}), code)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()
