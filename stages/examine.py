@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ssl"))
 
+from selfsup import nets, views
 from selfsup.data.loader import open_splits
 from selfsup.errors import one_line_errors
 from selfsup.evaluation import protocols
@@ -14,12 +15,10 @@ from selfsup.evaluation.kept import code_digest
 from selfsup.evaluation.networks import Images, ImageSplits, Networks
 from selfsup.evaluation.run import evaluate, read_inputs, tracked
 from selfsup.imports import PACKAGE
-from selfsup.nets.image import Pixels
 from selfsup.params import Params, load
 from selfsup.processes.accelerator import make_accelerator
 from selfsup.tracking import record
 from selfsup.training.encoders import encoder_of
-from selfsup.views.image.recipe import centre_view
 
 
 def main() -> None:
@@ -38,10 +37,10 @@ def networks(params: Params) -> Networks:
     """The encoders of all rows and the images, on the GPU where there is one."""
     splits, device = open_splits(params.data), make_accelerator("fp32").device
     train = splits["train"]
-    view = partial(centre_view, size=train.data.image_size)
+    view = partial(views.find(train.kind).plain, data=train.data)
 
     def encoder(row: str):
-        return Pixels() if row == "pixels" else encoder_of(row, params, train).to(device)
+        return nets.find(train.kind).Raw() if row == "pixels" else encoder_of(row, params, train).to(device)
 
     code = code_digest(PACKAGE / "training/encoders.py", methods=[params.method, "supervised"])
     return Networks(encoder, ImageSplits(**{name: Images(split, view, device) for name, split in splits.items()}), code)

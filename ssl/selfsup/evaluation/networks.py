@@ -53,3 +53,8 @@ class Networks(NamedTuple):
     encoder: Callable[[str], nn.Module | None]  # of a row, in evaluation mode; None: the row has no network
     images: ImageSplits
     code: str  # digest of the code that makes encoders and views
+
+    @property
+    def kind(self) -> str:
+        """The kind of data."""
+        return self.images.train.split.kind

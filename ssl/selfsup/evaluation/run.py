@@ -103,7 +103,7 @@ def evaluate(
     if protocol.inside and networks is None:
         raise UserError(f"{name}: looks inside the network; run `dvc repro {protocol.stage}`")
     try:
-        if reason := unmet(protocol.needs, inputs.labels):
+        if reason := unmet(protocol.needs, inputs.labels, networks.kind if networks else "image"):
             raise Unfit(reason)
         found = judge(protocol, block, inputs, params.seed, MAJORITY in params.baselines, networks)
     except Unfit as error:
@@ -169,10 +169,12 @@ def judge(
     )
 
 
-def unmet(needs: frozenset[str], labels: Splits) -> str | None:
-    """Why a protocol with these needs cannot run, or None."""
+def unmet(needs: frozenset[str], labels: Splits, kind: str) -> str | None:
+    """Why a protocol with these needs cannot run on data of this `kind`, or None."""
     for need in sorted(needs - {"features", "labels"} - INSIDE):
         return f"needs {need}: the data set has none"
+    if "images" in needs and kind != "image":
+        return f"needs images: the data set is of the kind {kind}"
     return insufficient(labels) if "labels" in needs else None
 
 
