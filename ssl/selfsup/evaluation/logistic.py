@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selfsup.evaluation.mapped import gathered
+
 FEATURES = "standardised on train"  # what the probes do to them
 CURVE = "linear probe"  # accuracies over the number of labels make one line
 ITERATIONS = 1000  # an upper bound; a fit that reaches it is reported
@@ -24,9 +26,14 @@ class Standardise:
         for start in range(0, len(train), _BLOCK):  # in blocks: its float64 copy of everything need not fit in memory
             self.scaler.partial_fit(train[start : start + _BLOCK])
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Float32 [N D], a copy."""
-        return self.scaler.transform(features)
+    def __call__(self, *parts: np.ndarray) -> np.ndarray:
+        """The rows of all `parts`, float32 [N D], a copy: in memory, or in a file as `gathered` has it."""
+        blocks = (
+            self.scaler.transform(part[start : start + _BLOCK])
+            for part in parts
+            for start in range(0, len(part), _BLOCK)
+        )
+        return gathered(blocks, sum(map(len, parts)), parts[0].shape[1])
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def _blocks(banks: Sequence[np.ndarray], queries: np.ndarray, k: int) -> Iterato
     `_QUERIES` x `_BANK` similarities and its features, whatever the size of the bank.
     """
     k = min(k, sum(map(len, banks)))
-    scale = [_inverse(lengths(bank)) for bank in banks]
+    scale = [inverted(lengths(bank)) for bank in banks]
     for start in range(0, len(queries), _QUERIES):
         block = unit_rows(queries[start : start + _QUERIES])
         similarity, index = np.empty((len(block), 0), np.float32), np.empty((len(block), 0), np.int64)
@@ -137,7 +137,7 @@ def similarities(banks: Sequence[np.ndarray], queries: np.ndarray) -> Iterator[n
     A block has as many queries as give `_MATRIX` similarities, so memory does not grow with the number of images.
     """
     size = sum(map(len, banks))
-    scale = [_inverse(lengths(bank)) for bank in banks]
+    scale = [inverted(lengths(bank)) for bank in banks]
     rows = max(1, _MATRIX // max(1, size))
     for start in range(0, len(queries), rows):
         block = unit_rows(queries[start : start + rows])
@@ -152,7 +152,8 @@ def similarities(banks: Sequence[np.ndarray], queries: np.ndarray) -> Iterator[n
         yield similarity
 
 
-def _inverse(length: np.ndarray) -> np.ndarray:
+def inverted(length: np.ndarray) -> np.ndarray:
+    """1 / length, float32, and 0 of 0: what rows are multiplied with to have length 1."""
     return np.divide(1, length, where=length > 0, out=np.zeros_like(length)).astype(np.float32)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import ConfigDict
 
 from selfsup.evaluation.compare import accuracy, standard_error
+from selfsup.evaluation.mapped import gathered
 from selfsup.features.store import Splits
 
 Need = Literal["features", "labels", "encoder", "images", "boxes", "masks"]
@@ -32,6 +33,7 @@ Unit = Literal["percent", "points", "seconds", "none"]
 Readings = dict[int, float] | dict[float, float]
 """A figure for each value that was tried."""
 
+_ROWS = 8192  # copied at once
 SUFFIX = {"images": "_se", "draws": "_std"}
 BALANCED = "_balanced"
 
@@ -231,7 +233,12 @@ def _number(value: float) -> str:
 def labelled(features: Splits, labels: Splits) -> tuple[Splits, Splits]:
     """Drop the samples without a label (-1). Arrays in which all are labelled are passed on uncopied."""
     kept = [
-        (x, y) if (y >= 0).all() else (x[np.flatnonzero(y >= 0)], y[y >= 0])
+        (x, y) if (y >= 0).all() else (_rows(x, np.flatnonzero(y >= 0)), y[y >= 0])
         for x, y in zip(features, labels, strict=True)
     ]
     return Splits(*(x for x, _ in kept)), Splits(*(y for _, y in kept))
+
+
+def _rows(features: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    parts = np.split(chosen, range(_ROWS, len(chosen), _ROWS))
+    return gathered((features[part] for part in parts), len(chosen), features.shape[1])

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from selfsup.config import Strict
-from selfsup.evaluation.neighbours import lengths, unit_rows
+from selfsup.evaluation.neighbours import inverted, lengths, unit_rows
 from selfsup.evaluation.result import Metric, Result, Uncertainty, labelled, right
 from selfsup.features.store import Splits
 
@@ -102,6 +102,8 @@ def lloyd_step(features: np.ndarray, norm: np.ndarray, centres: np.ndarray) -> t
 
     `features` [N D] are divided by `norm` [N] as they are read.
     """
+    from scipy.sparse import csc_array
+
     starts, clusters, width = centres.shape
     sums = np.zeros((starts * clusters, width))
     counts = np.zeros(starts * clusters, np.int64)
@@ -110,11 +112,11 @@ def lloyd_step(features: np.ndarray, norm: np.ndarray, centres: np.ndarray) -> t
         own = score.argmax(axis=2)  # [n S]
         best = np.take_along_axis(score, own[:, :, None], axis=2)[:, :, 0]
         distance += ((inverse > 0)[:, None] - 2 * best.astype(np.float64)).sum(axis=0)
-        own += np.arange(starts) * clusters
-        member = np.zeros((starts * clusters, len(block)), np.float32)
-        member[own.T, np.arange(len(block))] = inverse
+        own = (own + np.arange(starts) * clusters).ravel()
+        per_image = np.arange(0, len(own) + 1, starts)  # where each image's clusters begin in `own`
+        member = csc_array((np.repeat(inverse, starts), own, per_image), shape=(starts * clusters, len(block)))
         sums += member @ block
-        counts += np.bincount(own.ravel(), minlength=len(counts))
+        counts += np.bincount(own, minlength=len(counts))
     filled = counts > 0
     means = centres.reshape(-1, width).copy()
     means[filled] = sums[filled] / counts[filled, None]
@@ -135,12 +137,14 @@ def _scored(
     """Blocks of rows: place, rows [n D], 1 / length [n], and x.c - |c|^2 / 2 [n S K], most for the nearest centre."""
     starts, clusters, width = centres.shape
     flat = centres.reshape(-1, width)
-    half = (flat.astype(np.float64) ** 2).sum(axis=1) / 2
+    half = ((flat.astype(np.float64) ** 2).sum(axis=1) / 2).astype(np.float32)
     for first in range(0, len(features), _ROWS):
         rows = slice(first, first + _ROWS)
         block = features[rows]
-        inverse = np.divide(1, norm[rows], where=norm[rows] > 0, out=np.zeros_like(norm[rows])).astype(np.float32)
-        score = (block @ flat.T) * inverse[:, None] - half.astype(np.float32)
+        inverse = inverted(norm[rows])
+        score = block @ flat.T
+        score *= inverse[:, None]
+        score -= half
         yield rows, block, inverse, score.reshape(-1, starts, clusters)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from selfsup.config import Strict
+from selfsup.evaluation.mapped import gathered
 from selfsup.evaluation.neighbours import classify
 from selfsup.evaluation.result import Metric, Result, Table, labelled, right
 from selfsup.features.store import Splits
@@ -51,7 +52,7 @@ def run(features: Splits, labels: Splits, params: Params, seed: int) -> Result: 
     ks = sorted(set(params.components))
     mean, directions, shares = principal(features.train, ks[-1])
     projected = Splits(*(project(x, mean, directions) for x in features))
-    every = hits(Splits(*(x - mean for x in features)))
+    every = hits(Splits(*(gathered((block - mean for block in _blocks(x)), *x.shape) for x in features)))
     rank = len(shares)
     whole = rank < min(ks[-1], width)  # no further direction varies
     reached = {k: every if k >= width or (whole and k >= rank) else hits(_first(projected, k)) for k in ks}
@@ -97,7 +98,7 @@ def principal(train: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.
 
 def project(features: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Coordinates float32 [N k] of `features` [N D] along `directions` [D k]."""
-    return np.concatenate([(x - mean) @ directions for x in _blocks(features)])
+    return gathered(((x - mean) @ directions for x in _blocks(features)), len(features), directions.shape[1])
 
 
 def _blocks(features: np.ndarray) -> Iterator[np.ndarray]:

@@ -28,13 +28,13 @@ def run(features: Splits, labels: Splits, params: Params, seed: int) -> Result: 
     """The metrics are `top1` and, with more than 5 classes, `top5`: the class is among the 5 of the highest scores."""
     features, labels = labelled(features, labels)
     standardise = logistic.Standardise(features.train)
-    train, validation = standardise(features.train), standardise(features.validation)
+    joined, joined_labels = standardise(*features[:2]), np.concatenate(labels[:2])
+    train, validation = np.split(joined, [len(labels.train)])
     readings, converged = {}, True
     for classifier in logistic.fits(train, labels.train, params.c):
         readings[classifier.c] = classifier.accuracy(validation, labels.validation)
         converged &= classifier.converged
     chosen = max(readings, key=lambda c: (readings[c], -c))  # equal readings: the stronger regularisation
-    joined, joined_labels = np.concatenate([train, validation]), np.concatenate([labels.train, labels.validation])
     (classifier,) = logistic.fits(joined, joined_labels, [chosen])
     top = classifier.predict(standardise(features.test), top=5)
     curve = Curve(logistic.CURVE, len(joined), len(joined))
