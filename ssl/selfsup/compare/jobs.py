@@ -127,12 +127,12 @@ class Runner:
                 job.state, job.found = DONE, done
                 return
             job.state, job.log = RUNNING, space.log
-            environment = self.environment(taken.head)
+            own = environment(self.count) | {"DVC_EXP_BASELINE_REV": taken.head}
             dvc = _dvc()
             save = [dvc, "exp", "save", "--force", "--name", job.name, locks.FINAL]
             shards = [[dvc, "checkout", "--quiet", "data/shards"]] if self.project.pulled else []
             for words in [*shards, [dvc, "repro", locks.FINAL], save]:
-                status = space.run(words, environment, self.stop)
+                status = space.run(words, own, self.stop)
                 if self.stop.is_set():
                     job.state = STOPPED
                     return
@@ -153,12 +153,13 @@ class Runner:
             (FAILED, f"not what was asked for: {why}; run the same command again") if why else (DONE, "")
         )
 
-    def environment(self, head: str) -> dict[str, str]:
-        """Of the runs: each gets its share of the cores, unless the user set the number of threads."""
-        processes = int(os.environ.get("NPROC") or 1)
-        threads = max(1, (os.cpu_count() or 1) // (self.count * processes))
-        own = {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
-        return own | {"DVC_EXP_BASELINE_REV": head, "DVC_NO_ANALYTICS": "true", "PYTHONUNBUFFERED": "1"}
+
+def environment(count: int) -> dict[str, str]:
+    """Of one of `count` runs at a time: each gets its share of the cores, unless the user set the number of threads."""
+    processes = int(os.environ.get("NPROC") or 1)
+    threads = max(1, (os.cpu_count() or 1) // (count * processes))
+    own = {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
+    return own | {"DVC_NO_ANALYTICS": "true", "PYTHONUNBUFFERED": "1"}
 
 
 def _dvc() -> str:

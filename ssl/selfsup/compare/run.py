@@ -2,6 +2,7 @@
 
     python compare/run.py --methods simclr byol mae --seeds 0 1 2        # on the data and budget of params.yaml
     python compare/run.py --file compare/temperature.yaml --setup cifar10 -S pretrain.epochs=100 --jobs 2
+    python compare/run.py --methods simclr byol --estimate               # time, memory and disk, before anything is run
     python compare/run.py --leaderboard                                  # everything that was run on this data
 
 Every run is an experiment of DVC in a temporary workspace: params.yaml and the workspace stay as they are, uncommitted
@@ -45,6 +46,7 @@ def options(root: Path) -> argparse.ArgumentParser:
     parser.add_argument("-S", "--set-param", action="append", default=[], help="a further override, as of dvc exp run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores; default: 1")
     what = parser.add_mutually_exclusive_group()
+    what.add_argument("--estimate", action="store_true", help="run nothing; say what time, memory and disk it takes")
     what.add_argument("--done", action="store_true", help="run nothing; show the runs that are done")
     what.add_argument("--leaderboard", action="store_true", help="run nothing; show all experiments of this data set")
     return parser
@@ -143,9 +145,13 @@ def execute(asked: Asked, count: int) -> None:
         return
     _dvc()
     workspace.tidy(asked.project.root)
-    ready = {one.shared for one in missing if _ready(asked, one)}
     with shown(count) as view:
-        Runner(asked.project, asked.cache, count, view).run(asked.jobs, ready)
+        Runner(asked.project, asked.cache, count, view).run(asked.jobs, ready(asked))
+
+
+def ready(asked: Asked) -> set[str]:
+    """The digests `Job.shared` of what earlier runs have computed."""
+    return {one.shared for one in asked.jobs if one.state == DONE or _ready(asked, one)}
 
 
 def _ready(asked: Asked, one: Job) -> bool:
@@ -213,6 +219,11 @@ def main() -> None:
         print(f"leaderboard: {write(root, leaderboard(project, Cache(root), values, command))}")
         return
     asked = ask(root, args, command)
+    if args.estimate:
+        from selfsup.compare.estimate import estimate  # late: it is the only option that needs it
+
+        print(estimate(asked.cache, asked.jobs, asked.known, ready(asked), args.jobs))
+        return
     try:
         with workspace.held(root / workspace.PLACE / f"{asked.name}.lock"):
             if not args.done:
