@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -141,9 +142,8 @@ def child(
         text=True,
     )
     if done.returncode:
-        why = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error: ")]
-        why = [*why, f"exit status {done.returncode}"]
-        raise UserError(f"{chosen['method']}: cannot be measured: {why[0]}")
+        why = re.search(r"error: (.*)", done.stderr)  # a progress bar may stand before it
+        raise UserError(f"{chosen['method']}: cannot be measured: {why[1] if why else f'status {done.returncode}'}")
     return json.loads(done.stdout)
 
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,10 +74,11 @@ def trained(task: Any, params: Any, block: Any, splits: Mapping[str, Any]) -> di
     sweeps: list[float] = []
     begin, after, start = time.monotonic(), task.after_step, task.start_epoch
 
-    def start_epoch(*given: Any) -> None:
+    def start_epoch(*given: Any) -> Any:
         now = time.monotonic()
-        start(*given)
+        found = start(*given)
         sweeps.append(time.monotonic() - now)
+        return found
 
     def after_step(*given: Any) -> None:
         after(*given)
@@ -86,7 +88,8 @@ def trained(task: Any, params: Any, block: Any, splits: Mapping[str, Any]) -> di
             raise Enough
 
     task.start_epoch, task.after_step = start_epoch, after_step
-    plan = Plan(params.seed, params.pretrain, block.optimizer, Path("resume"))
+    resume = Path(tempfile.mkdtemp(dir="."))
+    plan = Plan(params.seed, params.pretrain, block.optimizer, resume)
     accelerator = make_accelerator(params.pretrain.precision)
     with contextlib.suppress(Enough):
         train(task, splits["train"], plan, accelerator)
