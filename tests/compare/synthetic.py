@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from selfsup.compare.comparison import Absent, Comparison, Conditions, Run
-from selfsup.compare.judge import Block, Column, Judgement, Pair, Row, Score, Sentence
+from selfsup.compare.judgement import Block, Column, Judgement, Pair, Row, Score, Sentence
 from selfsup.evaluation.folder import Found
 from selfsup.evaluation.result import Curve, Metric, Result, right
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selfsup.compare.judge import Block, Column, Row, Score
+from selfsup.compare.judgement import Block, Column, Row, Score
 from selfsup.evaluation import protocols
 from selfsup.evaluation.result import Unit
 from selfsup.report.scores import UNITS, number

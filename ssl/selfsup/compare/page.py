@@ -15,7 +15,7 @@ from typing import Any
 from selfsup.compare import differences, parts
 from selfsup.compare.cells import markdown, measured, plain, unit_words
 from selfsup.compare.comparison import Comparison, Run
-from selfsup.compare.judge import Judgement
+from selfsup.compare.judgement import Judgement
 from selfsup.evaluation.result import Metric
 from selfsup.files import replaced
 from selfsup.report.scores import UNITS

@@ -9,7 +9,7 @@ import numpy as np
 
 from selfsup.compare import cells, differences, pictures
 from selfsup.compare.comparison import Comparison, Conditions, Run
-from selfsup.compare.judge import Block, Column, Judgement
+from selfsup.compare.judgement import Block, Column, Judgement
 from selfsup.compare.pictures import Interval, Point, Style, shown
 from selfsup.features.store import MAJORITY
 from selfsup.report.scores import UNITS

@@ -134,6 +134,13 @@ def _of_mean(values: np.ndarray, pseudo: float) -> float:
     n = len(values)
     if np.ptp(values.astype(np.float64)) > 0:
         return float(np.var(values, dtype=np.float64, ddof=1)) / n
-    value = float(values[0])
+    return alike(float(values[0]), n, pseudo)
+
+
+def alike(value: float, count: int, pseudo: float = 0.0) -> float:
+    """Squared standard error of the mean of `count` differences, or outcomes (`pseudo` 1), that are all `value`.
+
+    `pseudo` is the sum of the two units that are added.
+    """
     deviations = 1 - 2 * value * pseudo + 2 * value**2  # of the two that are added, whose squares sum to 1
-    return deviations / (n + 2) ** 2
+    return deviations / (count + 2) ** 2
