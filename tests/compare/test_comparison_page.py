@@ -500,7 +500,7 @@ def test_images_of_disagreements_are_those_of_the_runs(tmp_path, shards, five, m
     tree = shown(replace(five, runs=runs), show)
     assert len(tree.all("img")) == len(found.cards) == differences.IMAGES
     check_accessible(tree)
-    assert "`dvc fetch`" in differences.disagreements(five.runs, "knn", show).why_no_pictures
+    assert "run dvc fetch" in differences.disagreements(five.runs, "knn", show).why_no_pictures
 
 
 def test_a_folder_without_a_project_is_a_reason(tmp_path):

@@ -176,7 +176,7 @@ def shown_from(root: Path) -> Show:
             data = load(root / "params.yaml").data.model_copy(update={"verify": "size", "cache": "none"})
             cache = Cache(root)
             if not cache.has(images):
-                return "DVC's cache does not have the images of these runs; `dvc fetch`, then make the page again"
+                return "DVC's cache does not have the images of these runs; run dvc fetch, then make the page again"
             with tempfile.TemporaryDirectory() as scratch:
                 split = open_split(cache.place(images, Path(scratch, "shards")), "test", data)
                 ids = np.flatnonzero(split.labels >= 0)[chosen]  # outcomes are of labelled images

@@ -265,7 +265,7 @@ def score_over_time(headlines: Sequence[Column], runs: Sequence[Run], look: Mapp
     cost = "seconds of pretraining, mean over seeds"
     drawn = pictures.score_over_cost(points, look, cost, title_of(column), column.higher_is_better)
     best = [point.row for point in pictures.front(points, column.higher_is_better)]
-    caption = f"Broken line: the Pareto front. Nothing here is both better and faster than {' or '.join(best)}."
+    caption = f"Broken line: the Pareto front. Nothing here is both better and faster than {pictures.either(best)}."
     return Figure(f"{column.group} over time", drawn, caption)
 
 
@@ -283,18 +283,17 @@ def costs(block: Block, runs: Sequence[Run]) -> Costs:
         scores = [(column, column.scores.get(row)) for column in measured]
         line += [None if one is None else (cells.number(one.mean, column.unit), one.mean) for column, one in scores]
         rows[row] = line
-    devices = sorted(
-        {
-            f"{run.times['device']}, {run.times.get('world_size', 1)} process(es)"
-            for run in runs
-            if "device" in run.times
-        }
-    )
+    devices = sorted({_device(run) for run in runs if "device" in run.times})
     note = f"Measured on: {'; '.join(devices)}." if devices else ""
     if len(devices) > 1:
         note += " Times of different devices cannot be compared."
     titles = [COSTS[name][0] for name in names]
     return Costs([*titles, *(f"{one.group}: {one.title}" for one in measured)], rows, note)
+
+
+def _device(run: Run) -> str:
+    count = run.times.get("world_size", 1)
+    return f"{run.times['device']}, {count} process{'es' * (count != 1)}"
 
 
 def _mean(runs: Sequence[Run], name: str) -> float | None:

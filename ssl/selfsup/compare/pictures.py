@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,6 +65,11 @@ def front(points: Sequence[Point], higher_is_better: bool = True) -> list[Point]
     return kept
 
 
+def either(names: Sequence[str]) -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def score_over_cost(
     points: Sequence[Point], look: Mapping[str, Style], cost: str, score: str, higher_is_better: bool = True
 ) -> str:
@@ -98,8 +103,8 @@ def score_over_cost(
         axis.set_ylabel(score)
         _name(figure, axis, [*best, *(point for point in points if point not in best)])
 
-    names = ", ".join(point.row for point in best)
-    return charts.svg(draw, WIDTH, 3.8, f"{score} over {cost}. Nothing is both better and cheaper than {names}.")
+    names = either([point.row for point in best])
+    return charts.svg(draw, WIDTH, 3.8, f"{score} over {cost}. No row is both better and cheaper than {names}.")
 
 
 def _name(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
@@ -110,17 +115,17 @@ def _name(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
     inside = axis.get_window_extent()
     for point, (x, y) in zip(points, taken, strict=True):
         width, height = 5.2 * len(point.row) * figure.dpi / 72, 10 * figure.dpi / 72
-        for dx, dy, align in ((8, -height / 2, "left"), (-8 - width, -height / 2, "right"), (-width / 2, 8, "center")):
+        places: tuple[tuple[tuple[float, float], dict[str, Any]], ...] = (
+            ((-width / 2, 8), {"xytext": (0, 8), "ha": "center", "va": "bottom"}),
+            ((-8 - width, -height / 2), {"xytext": (-8, 0), "ha": "right", "va": "center"}),
+            ((8, -height / 2), {"xytext": (8, 0), "ha": "left", "va": "center"}),
+        )
+        for (dx, dy), place in places:
             box = (x + dx, y + dy, x + dx + width, y + dy + height)
-            if box[0] < inside.x0 or box[2] > inside.x1 or any(_overlap(box, other) for other in boxes):
-                continue
-            at = {"left": (8, 0), "right": (-8, 0), "center": (0, 8)}[align]
-            vertical = "bottom" if align == "center" else "center"
-            axis.annotate(
-                point.row, (point.cost, point.score), at, textcoords="offset points", ha=align, va=vertical, fontsize=8
-            )
-            boxes.append(box)
-            break
+            if inside.x0 < box[0] and box[2] < inside.x1 and not any(_overlap(box, other) for other in boxes):
+                axis.annotate(point.row, (point.cost, point.score), textcoords="offset points", fontsize=8, **place)
+                boxes.append(box)
+                break
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
@@ -232,7 +237,7 @@ def small(curves: Sequence[tuple[np.ndarray, np.ndarray]], style: Style, title: 
             axis.plot(x, y, color=style.colour, linewidth=1, marker="o" if len(x) == 1 else "")
         axis.set_xlabel(x_title)
 
-    return charts.svg(draw, 2.6, 1.5, title)
+    return charts.svg(draw, 2.1, 1.35, title)
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
