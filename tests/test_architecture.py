@@ -54,7 +54,7 @@ MAY_IMPORT = {  # room of the package: the other rooms it may import
     "epochs": set(),
     "config": {"errors"},
     "about": {"config"},
-    "blocks": {"errors", "config"},
+    "blocks": {"errors", "config", "kinds"},
     "params": {"errors", "blocks", "config", "epochs"},
     "needs": {"blocks", "config", "errors", "files", "params"},
     "digests": {"params"},  # for types only

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from pydantic import PositiveFloat
 
-from selfsup.blocks import BLOCKS, KindData
+from selfsup.blocks import KindData, models
 from selfsup.errors import UserError, one_line_errors
 from selfsup.params import METHODS, HeadParams, MethodParams, choose, known, load, parse
 
@@ -162,7 +162,7 @@ def test_a_source_of_another_kind_is_one_line(read, monkeypatch):
         kind = "words"
         source: Literal["letters"]
 
-    monkeypatch.setitem(BLOCKS, "words", Words)
+    monkeypatch.setitem(models(), "words", Words)
     assert read("source", "source: letters") == (
         "params.yaml: data.image.source: letters is a source of the kind words; choose one of digits, image_folder, "
         "torchvision, webdataset"

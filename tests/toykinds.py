@@ -12,7 +12,7 @@ import pytest
 
 import selfsup
 from selfsup import methods, params
-from selfsup.blocks import BLOCKS
+from selfsup.blocks import models
 
 TOYS = Path(__file__).parent / "toykind"
 BLOCK = {"source": "steps", "path": None, "length": 8}  # `data.sequence` of params.yaml
@@ -32,7 +32,7 @@ def mount(patch: pytest.MonkeyPatch) -> None:
         package = import_module(".".join([selfsup.__name__, *folder.relative_to(TOYS).parts]))
         patch.setattr(package, "__path__", [*package.__path__, str(folder)])
     patch.setattr(params, "METHODS", methods.__path__)
-    patch.setitem(BLOCKS, "sequence", import_module("selfsup.blocks.sequence").Block)
+    patch.setitem(models(), "sequence", import_module("selfsup.blocks.sequence").Block)
 
 
 def unmount() -> None:

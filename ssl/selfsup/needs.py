@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from selfsup.blocks import BLOCKS, KindData
+from selfsup.blocks import KindData, models
 from selfsup.config import parse
 from selfsup.errors import UserError, missing
 from selfsup.files import write_json
@@ -36,7 +36,7 @@ def write(params: Params, kind: str, architecture: str, root: Path = Path()) -> 
 def data() -> KindData:
     """The keys of `data` that decide what is sharded, from `shards.json`. Raises `UserError`."""
     values = _read(SHARDS)
-    model = BLOCKS.get(str(values.get("kind")))
+    model = models().get(str(values.get("kind")))
     if model is None or not isinstance(values.get("data"), dict):
         raise _damaged(SHARDS)
     return parse(model, values["data"] | READING, prefix="data", file=str(SHARDS))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from selfsup import blocks
 from selfsup.blocks import KindData, Shared
 from selfsup.data import formats, sources
 from selfsup.data.index import load_index, verify
@@ -274,6 +275,33 @@ def test_a_file_without_its_declarations_is_one_line(tmp_path, monkeypatch, pack
         package.find("half")
     with pytest.raises(UserError, match=r"data/\w+/quarter\.py: not found; the [\w ]+ 'quarter' needs it"):
         package.find("quarter")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("", r"blocks/half\.py: Block missing; a kind of data declares Block"),
+        (
+            "from selfsup.blocks.image import Block",
+            r"blocks/half\.py: Block is of the kind 'image'; name it as the file",
+        ),
+    ],
+)
+def test_a_file_without_its_block_is_one_line(tmp_path, monkeypatch, lines, said):
+    (tmp_path / "half.py").write_text(lines)
+    monkeypatch.setattr(blocks, "__path__", [*blocks.__path__, str(tmp_path)])
+    with pytest.raises(UserError, match=said):
+        blocks.models.__wrapped__()
+    del sys.modules["selfsup.blocks.half"]
+
+
+def test_a_fault_of_a_format_names_the_file(tmp_path, monkeypatch):
+    from selfsup.data.formats import sequence
+
+    monkeypatch.setattr(sequence, "read", lambda file: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        write(data(**folder_of(tmp_path / "texts", written())), 0, tmp_path / "shards", processes=1)
+    assert caught.value.__notes__[0].startswith("in sequence_folder: a/")
 
 
 def test_a_source_belongs_to_its_kind():

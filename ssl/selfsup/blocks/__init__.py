@@ -4,25 +4,31 @@ A kind of data, such as images, belongs to a method. `Data.of(kind)` joins the s
 flat strict model. The registry is the folder listing: a file `<kind>.py` with `Block`, a `KindData`, is a kind.
 """
 
+from functools import cache
 from importlib import import_module
 from typing import Any, Self, get_args
 
 from pydantic import ConfigDict, model_validator
 
+from selfsup import kinds
 from selfsup.blocks.base import GroupTable, KindData, Shared
 from selfsup.config import known, parse, unknown
 from selfsup.errors import UserError
 
-__all__ = ["BLOCKS", "Data", "GroupTable", "KindData", "Shared", "own_keys", "sources"]
+__all__ = ["Data", "GroupTable", "KindData", "Shared", "models", "own_keys", "sources"]
 
 
-def _found() -> dict[str, type[KindData]]:
-    kinds = [name for name in known(__path__) if name != "base"]
-    return {kind: import_module(f"selfsup.blocks.{kind}").Block for kind in kinds}
+@cache
+def models() -> dict[str, type[KindData]]:
+    """The kinds of data and what their blocks hold. Raises `UserError`, which names a file without its declaration."""
+    return {kind: _model(kind) for kind in known(__path__) if kind != "base"}
 
 
-BLOCKS = _found()
-"""The kinds of data and what their blocks hold. Tests add further kinds."""
+def _model(kind: str) -> type[KindData]:
+    model = kinds.checked("blocks", kind, lambda: import_module(f"selfsup.blocks.{kind}"), ("Block",)).Block
+    if model.kind != kind:
+        raise UserError(f"blocks/{kind}.py: Block is of the kind {model.kind!r}; name it as the file")
+    return model
 
 
 class Data(Shared):
@@ -34,10 +40,10 @@ class Data(Shared):
     @model_validator(mode="before")
     @classmethod
     def _keys_are_known(cls, values: Any) -> Any:
-        for key in set(values) - set(cls.model_fields) - set(BLOCKS) if isinstance(values, dict) else ():
-            if home := next((kind for kind, model in BLOCKS.items() if key in own_keys(model)), None):
+        for key in set(values) - set(cls.model_fields) - set(models()) if isinstance(values, dict) else ():
+            if home := next((kind for kind, model in models().items() if key in own_keys(model)), None):
                 raise ValueError(f"data.{key}: is now data.{home}.{key}; move it there")
-            raise ValueError(f"data.{key}: {unknown(str(key), [*cls.model_fields, *BLOCKS])}")
+            raise ValueError(f"data.{key}: {unknown(str(key), [*cls.model_fields, *models()])}")
         return values
 
     @model_validator(mode="after")
@@ -59,10 +65,10 @@ class Data(Shared):
         if kind not in self.__pydantic_extra__:
             blocks = ", ".join(f"data.{name}" for name in self.__pydantic_extra__) or "none"
             raise UserError(f"params.yaml: data.{kind}: missing block; add it (there are: {blocks})")
-        model, block = BLOCKS[kind], self.__pydantic_extra__[kind]
+        model, block = models()[kind], self.__pydantic_extra__[kind]
         for key in set(block) - own_keys(model):
             raise UserError(f"params.yaml: data.{kind}.{key}: {unknown(str(key), own_keys(model))}")
-        for other, rival in BLOCKS.items():
+        for other, rival in models().items():
             if block.get("source") in sources(rival) and block["source"] not in sources(model):
                 raise UserError(
                     f"params.yaml: data.{kind}.source: {block['source']} is a source of the kind {other}; choose one "

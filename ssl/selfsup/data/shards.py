@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selfsup.blocks import BLOCKS, KindData
+from selfsup.blocks import KindData, models
 from selfsup.data import copies
 from selfsup.data.format import Intake
 from selfsup.data.groups import group_numbers
@@ -64,7 +64,7 @@ def said(index: Index) -> list[str]:
     counts = ", ".join(f"{split} {index.samples(split)}" for split in index.splits)
     classes = f"{len(index.classes)} {'class' if len(index.classes) == 1 else 'classes'}"
     left_out = ", ".join(f"{count:,} {what}" for what, count in index.left_out.items())
-    noun = BLOCKS[index.kind].noun
+    noun = models()[index.kind].noun
     first = f"{counts} {noun}; {classes}; {index.skipped_count} skipped" + (
         f"; left out: {left_out}" if left_out else ""
     )

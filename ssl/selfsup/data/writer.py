@@ -158,6 +158,9 @@ def _write(job: Job, path: Path) -> Written:
                         f"{job.data.place(name)}: unreadable ({error}); fix or remove it, or set data.on_error: skip"
                     ) from None
                 result.skipped.append(Skipped(name=name, reason=str(error)))
+            except Exception as error:  # a fault of the format: its traceback then names the file
+                error.add_note(f"in {job.data.place(name)}")
+                raise
             else:
                 label, key = int(samples.labels[number]), f"{job.first + number:09d}"
                 offsets.append(file.tell() + tarfile.BLOCKSIZE)

@@ -2,7 +2,7 @@
 
 from selfsup import methods, needs, nets
 from selfsup.about import ANY
-from selfsup.blocks import BLOCKS
+from selfsup.blocks import models
 from selfsup.config import choose
 from selfsup.errors import UserError
 from selfsup.evaluation import protocols
@@ -18,7 +18,7 @@ def check(params: Params) -> None:
     blocks = {method: method_params(params, method) for method in [*params.methods, "supervised"]}
     for name, about in methods.declared().items():
         try:
-            choose(f"methods/{name}.py: ABOUT.kind", about.kind, [*sorted(BLOCKS), ANY])
+            choose(f"methods/{name}.py: ABOUT.kind", about.kind, [*sorted(models()), ANY])
         except ValueError as error:
             raise UserError(str(error)) from None
     protocols.blocks(params.evaluation)
