@@ -28,11 +28,12 @@ PARAMS = {  # what a user of the kind adds to params.yaml
 
 def mount(patch: pytest.MonkeyPatch) -> None:
     """Make the kind known in this process until `patch` is undone: each of its folders is part of a package's."""
+    blocks = models()  # listed before the kind's folder is in the list
     for folder in sorted({path.parent for path in TOYS.rglob("*.py")}):
         package = import_module(".".join([selfsup.__name__, *folder.relative_to(TOYS).parts]))
         patch.setattr(package, "__path__", [*package.__path__, str(folder)])
     patch.setattr(params, "METHODS", methods.__path__)
-    patch.setitem(models(), "sequence", import_module("selfsup.blocks.sequence").Block)
+    patch.setitem(blocks, "sequence", import_module("selfsup.blocks.sequence").Block)
 
 
 def unmount() -> None:
