@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -80,14 +81,15 @@ def awkward(root: Path) -> None:
     (root / "things/notes.txt").write_text("not an image")
 
 
-def project(folder: Path, **overrides) -> Path:
-    """A fresh checkout of the project with its own parameters."""
+def project(folder: Path, kind: Callable[[Path], None] = lambda package: None, **overrides) -> Path:
+    """A fresh checkout of the project with its own parameters; `kind` adds a kind of data to its package."""
     folder.mkdir(parents=True)
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("ssl", "stages", ".dvc"):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "cache", "tmp")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    kind(folder / "ssl/selfsup")
     YAML().dump(values(**(SMALLEST | overrides)), folder / "params.yaml")
     dvc(folder, "git", "init", "-q")
     return folder

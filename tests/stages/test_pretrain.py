@@ -204,7 +204,7 @@ def test_a_configuration_that_is_being_trained_is_waited_for(hundred, tmp_path, 
     command, log = [sys.executable, str(ROOT / "stages/pretrain.py")], tmp_path / "log"
     with session.owned(folder / resume), log.open("w") as file:
         waiting = subprocess.Popen(command, cwd=folder, env=os.environ | {"NPROC": world}, stderr=file)
-        while "another process trains exactly this configuration; waiting" not in log.read_text():
+        while "another process runs exactly this configuration; waiting" not in log.read_text():
             assert waiting.poll() is None
             time.sleep(0.1)
         assert not list((folder / resume).glob("*")), "nothing is trained meanwhile"

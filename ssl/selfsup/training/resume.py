@@ -143,7 +143,8 @@ def clean(place: Path, remove: bool) -> Iterator[str]:
             if remove and free:
                 shutil.rmtree(one.folder)
             done = "in use" if not free else "removed" if remove else f"{age(time.time() - one.touched)} old"
-        yield f"{one.folder}: {one.title()}, step {one.step}, {one.bytes / 1e6:.1f} MB, {done}"
+        step = f", step {one.step}" if one.step else ""  # an extraction has none
+        yield f"{one.folder}: {one.title()}{step}, {one.bytes / 1e6:.1f} MB, {done}"
     for name in {path.name.partition(".")[0] for path in place.glob("*.lock")} if remove else ():
         with unused(place / name) as free:
             if free and not (place / name).exists():

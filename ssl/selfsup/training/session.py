@@ -90,7 +90,7 @@ def owned(folder: Path, role: str = "run") -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        _log.warning("%s: another process trains exactly this configuration; waiting for its end", folder)
+        _log.warning("%s: another process runs exactly this configuration; waiting for its end", folder)
         lock.acquire(poll_interval=0.5)
     try:
         yield
