@@ -75,7 +75,7 @@ docs-serve: env  ## show the documentation at 127.0.0.1:PORT (8000) and rebuild 
 	.venv/bin/mkdocs serve --no-strict --dev-addr 127.0.0.1:$(PORT)
 
 tune: env  ## tune methods alike: make tune METHODS="simclr byol" TRIALS=20 SETUP=cifar10 SEEDS="0 1"
-	.venv/bin/python -m selfsup.compare.tune --methods $(METHODS) $(if $(TRIALS),--trials $(TRIALS)) \
+	.venv/bin/python -m selfsup.compare.tune $(if $(METHODS),--methods $(METHODS)) $(if $(TRIALS),--trials $(TRIALS)) \
 		$(if $(SETUP),--setup $(SETUP)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
 compare: env  ## compare methods over seeds, as a page: make compare METHODS="simclr byol mae" SEEDS="0 1 2" JOBS=2

@@ -3,13 +3,13 @@
     python benchmarks/layers.py digits --methods rotation simclr
     python benchmarks/layers.py digits --methods cpc --patches 8      # also patch by patch, as CPC sees images
 
-The layers' maps are averaged over their places. Images, seeds and steps are those of `recipes.py`; no test split is
-read. A last layer that falls behind an earlier one, or behind random weights, has been bent to the pretext task.
+The layers' maps are averaged over their places. Half of the training images are held out, and a training has as many
+steps as with all of them; no test split is read. A last layer that falls behind an earlier one, or behind random
+weights, has been bent to the pretext task.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -17,18 +17,21 @@ from typing import Any
 
 import common
 import numpy as np
-import recipes
 import torch
 
-from selfsup.compare import setup
+from selfsup.compare import plan, setup, tune
+from selfsup.config import parse
 from selfsup.data.loader import Split
 from selfsup.errors import UserError, one_line_errors
 from selfsup.evaluation.neighbours import knn_accuracy
 from selfsup.methods.cpc import patches_of
+from selfsup.params import Params
 from selfsup.processes.accelerator import make_accelerator
 from selfsup.training import session
 from selfsup.training.build import build_task, method_params
 from selfsup.views.image.recipe import centre_view
+
+HELD_OUT = 0.49  # of the training images; `data.validation` ends below a half
 
 
 def blocks(net: Any) -> list[torch.nn.Module]:
@@ -68,9 +71,9 @@ def accuracies(encoder: Any, splits: Any, size: int, patches: int | None) -> lis
     return [f"{100 * knn_accuracy(a, labels[0], b, labels[1]):.1f}" for a, b in pairs]
 
 
-def rows(method: str, overrides: list[str], patches: int | None) -> list[list[str]]:
-    params, splits, folder = recipes.half(recipes.parameters([*overrides, f"method={method}"]))
-    os.environ["DVC_ROOT"] = str(folder)  # where decoded images are kept
+def rows(method: str, params: Params, patches: int | None) -> list[list[str]]:
+    splits = tune.held_out(params, "image", HELD_OUT, common.ROOT / tune.PLACE)
+    params = tune.budget(params, splits, HELD_OUT, None)
     block, size = method_params(params, method), params.data.of("image").image_size
     fresh = build_task(params, method, block, splits["train"]).encoder()
     before = accuracies(fresh, splits, size, patches)
@@ -89,8 +92,10 @@ def main() -> None:
     parser.add_argument("--patches", type=int, help="side of patches that overlap by half, pixels")
     parser.add_argument("-S", "--set-param", action="append", default=[], help="an override, as of dvc exp run")
     args = parser.parse_args()
-    overrides = recipes.overrides_of(args.setup, args.set_param)
-    found = [row for method in args.methods for row in rows(method, overrides, args.patches)]
+    base = setup.base_of(common.ROOT)
+    values = setup.merged(base, setup.read(common.ROOT, args.setup, base))
+    params = parse(Params, plan.overridden(values, args.set_param))
+    found = [row for method in args.methods for row in rows(method, params, args.patches)]
     if len({len(row) for row in found}) > 1:
         raise UserError("--methods: networks of different depth do not fit one table; give those of one backbone")
     found = [list(row) for row in dict.fromkeys(map(tuple, found))]  # random weights are the same for all

@@ -21,7 +21,7 @@ from selfsup.errors import UserError
 from selfsup.processes.accelerator import make_accelerator
 from selfsup.training import resume, session
 from selfsup.training.build import method_params
-from tests.helpers import SMALL, values
+from tests.helpers import ROOT, SMALL, values
 
 RANGES = {"every": {"optimizer.lr": {"times": [0.1, 10.0]}, "temperature": {"log": [0.05, 1.0]}}}
 
@@ -59,6 +59,7 @@ def project(tmp_path, pictures, shards, monkeypatch) -> Path:
     (root / "params.yaml").write_text(json.dumps(values(**(SMALL | data | small))))
     (root / "setups/mine.yaml").write_text(json.dumps({"views": {"flip": 0.4}}))
     (root / knobs.FILE).write_text(json.dumps(RANGES))
+    shutil.copytree(ROOT / "compare", root / "compare", ignore=lambda *_: ["run.py"])
     monkeypatch.chdir(root)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     return root
@@ -137,9 +138,9 @@ def test_a_known_optimum_is_found_with_equally_many_trials(project, monkeypatch,
 def test_the_files_tell_what_was_found(project, monkeypatch):
     monkeypatch.setattr(trials, "trained", toy(7.0))
     command(monkeypatch, *METHODS, "--trials", "4")
-    report = (project / "compare/pages/tune-mine.md").read_text()
+    report = (project / "compare/tuned-mine/index.md").read_text()
     assert "on 30 images (seeds: 0)" in report and "kNN on 20 other images" in report and "is 5.00 points" in report
-    rows = list(csv.DictReader((project / "compare/pages/tune-mine.csv").open()))
+    rows = list(csv.DictReader((project / "compare/tuned-mine/index.csv").open()))
     trial = kept(project)["simclr 2"]
     assert len(rows) == 8 and rows[1]["optimizer.lr"] == str(trial["values"]["optimizer.lr"])
     best = max(float(row["knn"]) for row in rows[:4] if row["state"] == "finished")
@@ -239,7 +240,7 @@ def test_stopped_at_once_writes_no_set_up(project, monkeypatch):
 
 
 def test_the_test_split_changes_nothing_and_the_held_out_images_decide(project, pictures, monkeypatch, tmp_path):
-    words = ("--methods", "simclr", "--trials", "3")
+    words = ("--methods", "simclr", "--trials", "2")
     command(monkeypatch, *words)
     expected, text = kept(project), written(project, "tuned")
     assert {path.name for path in (project / tune.PLACE / "shards").glob("*/*/")} == {"train", "validation"}
@@ -275,14 +276,14 @@ def test_the_test_split_changes_nothing_and_the_held_out_images_decide(project, 
 def one_study(project: Path, ranges: dict, method: str = "simclr", **more) -> Study:
     (project / knobs.FILE).write_text(json.dumps(ranges))
     words = ["--methods", method, "--trials", "2", *(word for pair in more.items() for word in pair)]
-    return tune.studies(project, tune.planned(project, tune.arguments().parse_args(words), "tune"))[0]
+    return tune.studies(project, tune.requested(project, tune.arguments().parse_args(words), "tune"))[0]
 
 
 def test_the_first_trial_is_the_run_of_the_pipeline(project, tmp_path):
     """Its reading is that of the weights which the stage `pretrain` would write."""
     study = one_study(project, RANGES)
     trial = study.run("simclr")
-    params = tune.planned(project, tune.arguments().parse_args(["--methods", "simclr"]), "").params(0)
+    params = tune.requested(project, tune.arguments().parse_args(["--methods", "simclr"]), "").params(0)
     splits = study.data[0]
     task, _ = session.run(
         params, "simclr", method_params(params, "simclr"), splits, tmp_path / "run", "", lambda *_: None,
@@ -425,18 +426,18 @@ def test_a_second_process_waits_and_runs_no_trial_twice(project, monkeypatch):
 
 BAD = {
     "--methods simclrr": "--methods: unknown 'simclrr'; did you mean simclr? Known: ",
-    "--methods simclr simclr": "--methods: names something twice, got simclr simclr; remove one",
-    "--methods simclr --seeds 1 1": "--seeds: names something twice, got 1 1; remove one",
-    "--methods simclr --seeds -1": "--seeds: whole numbers from 0, got -1",
+    "--methods simclr simclr": "--methods: names simclr twice; remove one",
+    "--methods simclr --seeds 1 1": "--seeds: different whole numbers from 0, got 1 1",
+    "--methods simclr --seeds -1": "--seeds: different whole numbers from 0, got -1",
     "--methods simclr --trials 1": "--trials: 1 leaves nothing to choose: the first is the recipe as it is; raise it",
     "--methods simclr --epochs 0": "--epochs: 0 trains nothing; give a number from 1",
     "--methods simclr --held-out 0.6": "--held-out: a share of the training images above 0 and below 0.5, got 0.6",
     "--methods simclr --setup mnie": "setups/: unknown 'mnie'; did you mean mine? Known: mine",
-    "--methods simclr -S views.flop=1": "params.yaml: views.flop: unknown parameter; did you mean flip?",
-    "--methods simclr -S views": "-S views: must have the form name=value, with a value as dvc reads it",
-    "--methods simclr -S seed=1,2": "-S seed=1,2: removes a value or gives several; give one value, or write a set-up",
+    "--methods simclr -S views.flop=1": "-S views.flop=1: params.yaml has no views.flop; correct the name",
     "--methods simclr --ranges no.yaml": "--ranges: no.yaml: not found; setups/tune/ranges.yaml is the project's own",
     "--methods simclr --name mine": "setups/mine.yaml: would be replaced, and tuning did not write it; choose another ",
+    "--file compare/temperature.yaml": "--file: the rows of temperature are temperature, not methods; choose another ",
+    "--file compare/no.yaml": "compare/: unknown 'no'",
 }
 
 
@@ -464,17 +465,30 @@ def test_images_without_labels_are_refused_before_any_trial(project, monkeypatch
 
 def test_with_more_images_held_out_a_trial_has_as_many_steps(project):
     args = tune.arguments().parse_args(["--methods", "simclr", "--held-out", "0.2", "-S", "pretrain.epochs=8"])
-    plan = tune.planned(project, args, "")
+    plan = tune.requested(project, args, "")
     (study,) = tune.studies(project, plan)
     assert (study.data[0]["train"].samples, study.data[0]["validation"].samples) == (40, 10)
     assert study.params.pretrain.epochs == round(8 * 3 / 5), "30 images give three steps of 8, 40 give five"
 
 
-def test_overrides_are_read_as_dvc_reads_them():
-    words = ["a.b=1e-3", "a.c={width:8}", "++d=[1,2.5,null]", "e='x y'", "f=a/b", "g=true"]
-    assert setup.overlay_of(words) == {
-        "a": {"b": 0.001, "c": {"width": 8}}, "d": [1, 2.5, None], "e": "x y", "f": "a/b", "g": True,
-    }  # fmt: skip
+def test_a_comparison_gives_its_conditions_and_the_set_up_holds_them(project, monkeypatch):
+    monkeypatch.setattr(trials, "trained", toy(7.0))
+    file = {"overrides": {"views": {"flip": 0.3}, "pretrain": {"epochs": 3}}, "setup": "mine", "seeds": [1]}
+    plan = {"title": "t", "expect": "e", "axis": "method", "show": {"kNN": "knn.top1"}, "methods": ["simclr", "dcl"]}
+    (project / "compare/own.yaml").write_text(json.dumps(plan | file))
+    command(monkeypatch, "--file", "compare/own.yaml", "--trials", "2", "-S", "views.grey=0.1")
+    found = written(project, "tuned-own-mine")
+    assert (found["views"], found["pretrain"]) == ({"flip": 0.3, "grey": 0.1}, {"epochs": 3})
+    assert found["tuned"]["seeds"] == [1] and list(found["tuned"]["methods"]) == ["simclr", "dcl"]
+
+
+def test_the_difference_of_parameters_is_an_overlay():
+    base = {"a": {"x": 1, "y": [2]}, "optimizer": {"name": "lars", "lr": 2.0, "trust": 1}, "options": {"width": 8}}
+    values = {"a": {"x": 1, "y": [3]}, "optimizer": {"name": "sgd", "lr": 2.0}, "options": {"depth": 3}, "new": None}
+    own = setup.difference(base, values)
+    assert own == {"a": {"y": [3]}, "optimizer": {"name": "sgd", "lr": 2.0}, "options": {"depth": 3}, "new": None}
+    assert setup.merged(base, own) == values
+    assert setup.difference({"x": 1}, {"x": True}) == {"x": True} and setup.difference(base, base) == {}
 
 
 def test_settings_of_a_knob_are_counted():

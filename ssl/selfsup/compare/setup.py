@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,33 +91,18 @@ def overrides(base: Overlay, overlay: Overlay, place: str = "") -> Iterator[str]
         yield from overrides(old, value, f"{place}{key}.")
 
 
-def overlay_of(words: Sequence[str]) -> dict[str, Any]:
-    """Overrides in the form of `dvc exp run -S`, such as `pretrain.epochs=3`, as an overlay. Raises `UserError`."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
+def difference(base: Overlay, values: Overlay) -> dict[str, Any]:
+    """The least overlay of which `merged(base, overlay)` are `values`, which have all keys of `base`."""
     out: dict[str, Any] = {}
-    for word in words:
-        try:
-            override = OverridesParser.create().parse_override(word)
-        except HydraException:
-            raise UserError(f"-S {word}: must have the form name=value, with a value as dvc reads it") from None
-        if override.is_delete() or override.is_sweep_override():
-            raise UserError(f"-S {word}: removes a value or gives several; give one value, or write a set-up")
-        values: Any = _plain(override.value())
-        for key in reversed(override.key_or_group.split(".")):
-            values = {key: values}
-        out = merged(out, values)
+    for key, value in values.items():
+        old = base.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and not _replaced(key, value):
+            value = difference(old, value)
+            if not value:
+                continue
+        if key not in base or type(old) is not type(value) or old != value:
+            out[key] = value
     return out
-
-
-def _plain(value: Any) -> Any:
-    """A value of hydra's without its classes."""
-    if isinstance(value, Mapping):
-        return {_plain(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
-    return value.text if hasattr(value, "quote") else value
 
 
 def changes(base: Overlay, values: Overlay, place: str = "") -> Iterator[str]:

@@ -246,11 +246,8 @@ def trained(
         if line.endswith("}"):  # the last line may be incomplete
             row = json.loads(line)
             heard(row, row["step"])
-    accelerator = make_accelerator(params.pretrain.precision)
-    try:
-        task, result = session.run(params, method, block, splits, folder, title, heard, accelerator)
-    finally:
-        accelerator.free_memory()
+    accelerator = make_accelerator(params.pretrain.precision)  # one per training, as it keeps its models
+    task, result = session.run(params, method, block, splits, folder, title, heard, accelerator)
     if result.alarm:
         raise UserError(result.alarm)
     return dict(probe(task.eval().encoder()))["knn_validation"]

@@ -1,14 +1,16 @@
 """Tune every method alike: the same number of trials each, judged by kNN on held-out training images.
 
     python -m selfsup.compare.tune --methods simclr byol --trials 20 --setup digits
+    python -m selfsup.compare.tune --file compare/digits.yaml --methods simclr byol    # under a comparison's conditions
     make compare METHODS="simclr byol" SEEDS="0 1 2" SETUP=tuned-digits
 
 The first trial of every method is its recipe as it stands, so tuning cannot lose on the held-out images. A trial trains
 on the training split and is judged by the validation split, which is held out of the training images. The test split
 is never read: tuning deletes its shards before it begins.
 
-The winners are written to setups/tuned-<set-up>.yaml, and all trials beside the report, compare/pages/tune-<set-up>.md.
-Trials are kept in .cache/tune: the same command continues after a kill, and Ctrl-C ends with the trials that there are.
+The winners are written to setups/tuned-<set-up>.yaml, a report to compare/tuned-<set-up>/index.md, and all trials to
+index.csv beside it. Trials are kept in .cache/tune: the same command continues after a kill, and Ctrl-C ends with the
+trials that there are.
 """
 
 from __future__ import annotations
@@ -27,10 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from selfsup import digests, methods
-from selfsup.compare import knobs, setup, tuned
+from selfsup.compare import knobs, plan, setup, tuned
+from selfsup.compare.progress import duration
+from selfsup.compare.run import described
 from selfsup.compare.trials import Splits, Study, Trial, opened
-from selfsup.compare.tuning import Tuning, duration
-from selfsup.config import choose, parse, read_yaml
+from selfsup.compare.tuning import Tuning
+from selfsup.config import parse, read_yaml
 from selfsup.data.loader import open_split
 from selfsup.data.shards import said, write
 from selfsup.data.watch import watched
@@ -47,14 +51,14 @@ _log = logging.getLogger("selfsup.compare")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Request:
     """What is tuned, and under which conditions."""
 
     methods: Sequence[str]
     trials: int
     seeds: Sequence[int]
-    base: Mapping[str, Any]  # params.yaml
-    overlay: Mapping[str, Any]  # the set-up and -S
+    values: Mapping[str, Any]  # the parameters, in the form of params.yaml
+    overlay: Mapping[str, Any]  # in what they differ from params.yaml
     ranges: knobs.Ranges
     file: str  # of the ranges
     name: str  # of the set-up that is written
@@ -64,77 +68,87 @@ class Plan:
 
     def params(self, seed: int) -> Params:
         """The conditions of a trial, less `held_out` and `epochs`."""
-        return parse(Params, setup.merged(self.base, self.overlay)).model_copy(update={"seed": seed})
+        return parse(Params, self.values).model_copy(update={"seed": seed})
 
 
-def planned(root: Path, args: argparse.Namespace, command: str) -> Plan:
-    """The checked plan of the parsed arguments. Raises `UserError`."""
-    base = setup.base_of(root)
-    overlay: dict[str, Any] = dict(setup.read(root, args.setup, base)) if args.setup else {}
-    overlay = setup.merged(overlay, setup.overlay_of(args.set_param))
-    setup.check(setup.merged(base, overlay), overlay, "params.yaml")
-    blocks = setup.merged(base, overlay)["methods"]
-    try:
-        for name in args.methods:
-            choose("--methods", name, sorted(blocks))
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    for flag, values in (("--methods", args.methods), ("--seeds", args.seeds)):
-        if len(set(values)) < len(values):
-            raise UserError(f"{flag}: names something twice, got {' '.join(map(str, values))}; remove one")
+def requested(root: Path, args: argparse.Namespace, command: str) -> Request:
+    """The checked request of the parsed arguments. Raises `UserError`."""
+    compared, asked = described(root, argparse.Namespace(**vars(args), protocols=None))
+    if not asked.methods:
+        raise UserError(f"--file: the rows of {compared} are {asked.axis}, not methods; choose another file")
+    chosen = list(asked.settings)
+    base, values = setup.base_of(root), plan.start(root, asked, args.set_param)
+    setup.check(values, {"methods": dict.fromkeys(chosen)}, "params.yaml")
     if args.trials < 2:
         raise UserError(f"--trials: {args.trials} leaves nothing to choose: the first is the recipe as it is; raise it")
     if args.epochs is not None and args.epochs < 1:
         raise UserError(f"--epochs: {args.epochs} trains nothing; give a number from 1")
     if args.held_out is not None and not 0 < args.held_out < 0.5:
         raise UserError(f"--held-out: a share of the training images above 0 and below 0.5, got {args.held_out}")
-    if any(seed < 0 for seed in args.seeds):
-        raise UserError(f"--seeds: whole numbers from 0, got {' '.join(map(str, args.seeds))}")
-    path = root / args.ranges
-    if not path.exists():
+    if any(seed < 0 for seed in asked.seeds) or len(set(asked.seeds)) < len(asked.seeds):
+        raise UserError(f"--seeds: different whole numbers from 0, got {' '.join(map(str, asked.seeds))}")
+    if not (root / args.ranges).exists():
         raise UserError(f"--ranges: {args.ranges}: not found; {knobs.FILE} is the project's own")
-    ranges = parse(knobs.Ranges, read_yaml(path), file=args.ranges)
-    knobs.check(ranges, blocks, args.ranges)
-    name = args.name or "-".join(["tuned", *([args.setup] if args.setup else [])])
-    plan = Plan(
-        args.methods, args.trials, args.seeds, base, overlay, ranges, args.ranges, name, args.held_out, args.epochs,
-        command,
-    )  # fmt: skip
-    _check_place(root, plan)
-    return plan
+    ranges = parse(knobs.Ranges, read_yaml(root / args.ranges), file=args.ranges)
+    knobs.check(ranges, values["methods"], args.ranges)
+    tuned_from = [*([compared] if args.file else []), *([asked.setup] if asked.setup else [])]
+    name = args.name or "-".join(["tuned", *dict.fromkeys(tuned_from)])
+    request = Request(
+        methods=chosen,
+        trials=args.trials,
+        seeds=asked.seeds,
+        values=values,
+        overlay=_overlay(root, asked, base, values),
+        ranges=ranges,
+        file=args.ranges,
+        name=name,
+        held_out=args.held_out,
+        epochs=args.epochs,
+        command=command,
+    )
+    _check_place(root, request)
+    return request
 
 
-def _check_place(root: Path, plan: Plan) -> None:
+def _overlay(root: Path, asked: plan.Plan, base: setup.Overlay, values: setup.Overlay) -> dict[str, Any]:
+    """What makes `values` of params.yaml: all that the set-up and the file of the comparison say, and -S."""
+    own: dict[str, Any] = {}
+    for part in (asked.defaults, setup.read(root, asked.setup, base) if asked.setup else {}, asked.overrides):
+        own = setup.merged(own, part)
+    return setup.merged(own, setup.difference(setup.merged(base, own), values))
+
+
+def _check_place(root: Path, request: Request) -> None:
     """Raise `UserError` where the new set-up would replace one that is not of these methods' tuning."""
-    place = f"{setup.FOLDER}/{plan.name}.yaml"
+    place = f"{setup.FOLDER}/{request.name}.yaml"
     if not (root / place).exists():
         return
-    found = tuned.read(root, plan.name)
+    found = tuned.read(root, request.name)
     if found is None:
         raise UserError(f"{place}: would be replaced, and tuning did not write it; choose another --name")
-    if lost := sorted(set(found.methods) - set(plan.methods)):
+    if lost := sorted(set(found.methods) - set(request.methods)):
         raise UserError(
             f"{place}: would lose {', '.join(lost)}; add to --methods (trials are kept), or choose another --name"
         )
 
 
-def studies(root: Path, plan: Plan) -> list[Study]:
+def studies(root: Path, request: Request) -> list[Study]:
     """One study per method, with the data of every seed. Raises `UserError` before anything is trained."""
     place, found = root / PLACE, []
     data: dict[tuple[str, int], Splits] = {}
-    for name in plan.methods:
-        params = plan.params(plan.seeds[0])
+    for name in request.methods:
+        params = request.params(request.seeds[0])
         method_params(params, name)  # raises
         block = params.methods[name]
-        varied = knobs.of_method(plan.ranges, name, block, plan.file)
-        if (most := _settings(varied)) < plan.trials:
-            raise UserError(f"{plan.file}: {name} has only {most:.0f} settings; lower --trials or add knobs")
+        varied = knobs.of_method(request.ranges, name, block, request.file)
+        if (most := _settings(varied)) < request.trials:
+            raise UserError(f"{request.file}: {name} has only {most:.0f} settings; lower --trials or add knobs")
         kind = methods.find(name)[1].about.kind
-        for seed in plan.seeds:
+        for seed in request.seeds:
             if (kind, seed) not in data:
-                data[kind, seed] = held_out(plan.params(seed), kind, plan.held_out, place)
-        own = {seed: data[kind, seed] for seed in plan.seeds}
-        params = budget(params, next(iter(own.values())), plan.held_out, plan.epochs)
+                data[kind, seed] = held_out(request.params(seed), kind, request.held_out, place)
+        own = {seed: data[kind, seed] for seed in request.seeds}
+        params = budget(params, next(iter(own.values())), request.held_out, request.epochs)
         found.append(opened(params, name, varied, own, place))
     return found
 
@@ -216,16 +230,18 @@ def _seconds(study: Study, otherwise: float) -> float:
     return statistics.mean([trial.seconds for trial in study.trials]) if study.trials else otherwise
 
 
-def conclude(root: Path, plan: Plan, found: Sequence[Study], out: Path) -> None:
+def conclude(root: Path, request: Request, found: Sequence[Study], out: Path) -> None:
     """Write the report, the trials and the set-up, from as many trials as every method has.
 
     Raises `UserError` where some method has fewer than two trials, or none that was trained to its end.
     """
-    count = min(plan.trials, *(len(study.trials) for study in found))
+    count = min(request.trials, *(len(study.trials) for study in found))
     if count < 2:
         raise UserError("stopped before every method had two trials: no set-up is written; the same command continues")
-    ranges = digests.of_values(plan.ranges.model_dump())
-    tuning = Tuning(found, count, plan.name, plan.overlay, plan.file, ranges, plan.command, commit() or "unknown")
+    ranges = digests.of_values(request.ranges.model_dump())
+    tuning = Tuning(
+        found, count, request.name, request.overlay, request.file, ranges, request.command, commit() or "unknown"
+    )
     for path, text in ((out, tuning.report()), (out.with_suffix(".csv"), tuning.csv())):
         with replaced(path) as new:
             new.write_text(text, encoding="utf-8")
@@ -236,9 +252,9 @@ def conclude(root: Path, plan: Plan, found: Sequence[Study], out: Path) -> None:
             f"{names}: no trial was trained to its end, so no set-up is written; the first of {failed[0].method} ended "
             f"with: {failed[0].trials[0].reason}"
         )
-    with replaced(root / setup.FOLDER / f"{plan.name}.yaml") as new:
+    with replaced(root / setup.FOLDER / f"{request.name}.yaml") as new:
         new.write_text(tuning.set_up(), encoding="utf-8")
-    print(f"set-up: {setup.FOLDER}/{plan.name}.yaml, {count} trials per method")
+    print(f"set-up: {setup.FOLDER}/{request.name}.yaml, {count} trials per method")
 
 
 @contextlib.contextmanager
@@ -254,9 +270,10 @@ def owned(found: Sequence[Study]) -> Iterator[None]:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", required=True, metavar="METHOD")
+    parser.add_argument("--file", type=Path, help="a comparison of methods, whose conditions are tuned for")
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="default: those of the file, else all")
     parser.add_argument("--trials", type=int, default=20, help="per method; the first is the recipe as it is (20)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="a trial is the mean over these (0)")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="a trial is the mean over these (0)")
     parser.add_argument("--setup", metavar="NAME", help=f"a file of {setup.FOLDER}/: {', '.join(setup.names(Path()))}")
     parser.add_argument("-S", "--set-param", action="append", default=[], help="a further override, as of dvc exp run")
     parser.add_argument("--epochs", type=int, help="of a trial; default: pretrain.epochs, as in a run")
@@ -264,27 +281,27 @@ def arguments() -> argparse.ArgumentParser:
                         help="of the training images, which judge; default: data.validation")  # fmt: skip
     parser.add_argument("--ranges", default=knobs.FILE, help=f"the knobs and their ranges ({knobs.FILE})")
     parser.add_argument("--name", help="of the set-up that is written (tuned-<set-up>)")
-    parser.add_argument("--out", type=Path, help="the report (compare/pages/tune-<set-up>.md)")
+    parser.add_argument("--out", type=Path, help="the report (compare/tuned-<set-up>/index.md)")
     return parser
 
 
 def main() -> None:
     args = arguments().parse_args()
     root = Path()
-    plan = planned(root, args, shlex.join(["python", "-m", "selfsup.compare.tune", *sys.argv[1:]]))
-    out = args.out or Path("compare", "pages", f"{plan.name.replace('tuned', 'tune', 1)}.md")
-    found = studies(root, plan)
+    request = requested(root, args, shlex.join(["python", "-m", "selfsup.compare.tune", *sys.argv[1:]]))
+    out = args.out or Path(plan.FOLDER, request.name, "index.md")
+    found = studies(root, request)
     signals.stop_on_sigterm()
     stopped = False
     with owned(found):
         try:
-            run(found, plan.trials)
+            run(found, request.trials)
         except (KeyboardInterrupt, SystemExit) as end:
             if isinstance(end, SystemExit) and end.code != 128 + signal.SIGINT:
                 raise
             signal.alarm(0)  # set by the training that was interrupted, to end a process that does not end
             stopped = True
-        conclude(root, plan, found, out)
+        conclude(root, request, found, out)
     if stopped:
         raise SystemExit(128 + signal.SIGINT)
 

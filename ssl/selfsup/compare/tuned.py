@@ -6,7 +6,7 @@ It stands in the set-up's section `tuned`, which holds no parameters of the pipe
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt
 
@@ -42,11 +42,7 @@ class Tuned(Strict):
 
 def read(root: Path, name: str) -> Tuned | None:
     """The section `tuned` of the set-up `name`, None where it has none. Raises `UserError`."""
-    base = setup.base_of(root)
-    setup.read(root, name, base)  # raises
-    file = f"{setup.FOLDER}/{name}.yaml"
-    values = read_yaml(root / file).get(setup.TUNED)
-    return None if values is None else parse(Tuned, values, setup.TUNED, file)
+    return _both(root, name)[0]
 
 
 def trials_of(name: str, root: Path = Path()) -> dict[str, int]:
@@ -55,13 +51,17 @@ def trials_of(name: str, root: Path = Path()) -> dict[str, int]:
     A method whose block was edited after the tuning, in the set-up or in params.yaml, counts as not tuned. Raises
     `UserError`.
     """
-    found = read(root, name)
-    if found is None:
-        return {}
-    base = setup.base_of(root)
-    blocks = setup.merged(base, setup.read(root, name, base))["methods"]
+    found, blocks = _both(root, name)
     return {
         method: winner.trials
-        for method, winner in found.methods.items()
+        for method, winner in (found.methods.items() if found else ())
         if method in blocks and digests.of_values(blocks[method]) == winner.block
     }
+
+
+def _both(root: Path, name: str) -> tuple[Tuned | None, dict[str, Any]]:
+    """The section `tuned` of a set-up, and the methods' blocks with it."""
+    base, file = setup.base_of(root), f"{setup.FOLDER}/{name}.yaml"
+    blocks = setup.merged(base, setup.read(root, name, base))["methods"]
+    values = read_yaml(root / file).get(setup.TUNED)
+    return None if values is None else parse(Tuned, values, setup.TUNED, file), blocks

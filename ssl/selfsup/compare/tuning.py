@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from selfsup import digests
 from selfsup.compare import knobs, setup
 from selfsup.compare.knobs import Scalar
+from selfsup.compare.progress import duration
 from selfsup.compare.trials import Study, Trial, checksum
 from selfsup.compare.tuned import Tuned, Winner
 
@@ -175,10 +176,3 @@ class Tuning:
 
 def _percent(trial: Trial) -> str:
     return f"{100 * trial.accuracy:.1f}" if trial.state == "finished" else trial.state
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min` or `3.1 h`."""
-    if seconds < 90:
-        return f"{max(0.0, seconds):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
