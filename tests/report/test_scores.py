@@ -107,6 +107,17 @@ def test_each_unit_has_a_table_of_its_own():
     assert [columns[0].cells[0].text for _, columns in found] == ["90.0", "0.3", "75.2", "1.2"]
 
 
+def test_wide_tables_are_broken_between_protocols():
+    def several(title, count):
+        return scores(title, {"method": Result({f"m{i}": Metric(0.5, str(i)) for i in range(count)})})
+
+    _, found = tables([several("a", 5), several("b", 3), several("c", 1), several("d", 10), several("e", 2)])
+    assert [corner for corner, _ in found] == ["%"] * 4
+    groups = [list(dict.fromkeys(column.group for column in columns)) for _, columns in found]
+    assert groups == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert [len(columns) for _, columns in found] == [8, 1, 10, 2]
+
+
 @pytest.mark.parametrize(
     ("unit", "value", "text", "ahead"),
     [

@@ -6,6 +6,7 @@ of their own.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from selfsup.evaluation.result import Estimate, Metric, Result, Unit
 from selfsup.features.store import MAJORITY, ROWS
 
 NAMES = {"supervised": "supervised", "random": "random weights", "pixels": "raw pixels", MAJORITY: "majority class"}
+WIDEST = 8  # columns of a table
 UNITS: dict[Unit, str] = {"percent": "%", "points": "points", "seconds": "seconds", "none": "no unit"}
 
 
@@ -111,9 +113,9 @@ def stale(written: Mapping[str, Any], method: str, origin: Mapping[str, Any]) ->
 
 
 def tables(scores: Sequence[Scores]) -> tuple[list[str], list[tuple[str, list[Column]]]]:
-    """The rows of every table, and a table for each unit: what stands in its corner, and its columns.
+    """The rows of every table, and tables for each unit: what stands in the corner, and the columns.
 
-    Where classes are uneven, the class-balanced figures follow in a separate table.
+    Where classes are uneven, the class-balanced figures follow in separate tables.
     """
     rows = [row for row in ROWS if any(row in one.results for one in scores)]
     plain: dict[Unit, list[Column]] = {}
@@ -124,8 +126,20 @@ def tables(scores: Sequence[Scores]) -> tuple[list[str], list[tuple[str, list[Co
             plain.setdefault(first.unit, []).append(_column(one, key, rows))
             if one.uneven and first.balanced and first.answers == 1:
                 balanced.append(_column(one, key, rows, balanced=True))
-    found = [(UNITS[unit], columns) for unit, columns in plain.items()]
-    return rows, found + ([("balanced, %", balanced)] if balanced else [])
+    found = [(UNITS[unit], part) for unit, columns in plain.items() for part in _narrow(columns)]
+    return rows, found + [("balanced, %", part) for part in _narrow(balanced)]
+
+
+def _narrow(columns: Sequence[Column]) -> list[list[Column]]:
+    """Tables that fit on a page: as many protocols side by side as have `WIDEST` columns together, or a single one."""
+    parts: list[list[Column]] = []
+    for _, group in itertools.groupby(columns, lambda column: column.group):
+        own = list(group)
+        if parts and len(parts[-1]) + len(own) <= WIDEST:
+            parts[-1].extend(own)
+        else:
+            parts.append(own)
+    return parts
 
 
 def _column(scores: Scores, key: str, rows: Sequence[str], balanced: bool = False) -> Column:
