@@ -1,8 +1,8 @@
 """What a comparison will take, before it is run: a few dozen steps of each row are trained in a temporary folder.
 
 A training of S steps of s seconds, E epochs with a sweep of w seconds every v of them and R readings of r seconds takes
-S s + E w / v + R r. After it come extraction, every protocol on each row of its table, and the start of each stage's
-process. What several runs share (shards, baselines) counts once. What is done already does not count.
+S s + E w / v + R r. After it come extraction, every protocol, and the start of each stage's process. What several runs
+share (shards, baselines and their results) counts once. What is done already does not count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from selfsup.compare import locks
 from selfsup.compare.by_dvc import Cache
 from selfsup.compare.gather import Experiment
 from selfsup.compare.jobs import DONE, Job, environment
-from selfsup.compare.locks import Wanted
 from selfsup.compare.progress import duration
 from selfsup.config import parse
 from selfsup.errors import UserError
@@ -113,7 +112,7 @@ def backbone(values: Mapping[str, Any]) -> str:
 
 def _shards(cache: Cache, job: Job, known: Sequence[Experiment], scratch: Path) -> tuple[Path, float]:
     """Shards of the job's data, and how long they took: those of an earlier run, else new ones in `scratch`."""
-    part = Wanted({"shard": job.wanted.stages["shard"]}, job.wanted.code, job.wanted.given)
+    part = job.wanted.part(["shard"])
     for one in known:
         made = one.made.get("data/shards")
         if made and cache.has(made) and locks.differs(one.lock, part, cache.listing) is None:
@@ -163,9 +162,8 @@ def run_cost(one: Mapping[str, Any], network: Mapping[str, Any], job: Job) -> Co
     """Of one run, without what it shares with others."""
     values, samples = job.cell.values, sum(one["samples"].values())
     judged = sum(took or 0.0 for took in network["protocols"].values())
-    tables = 1 + len([name for name in values["baselines"] if name != "majority"])
     starts = one["start"] * (2 + len(network["protocols"]))
-    seconds = training(one, values) + network["extract"] + tables * judged + starts
+    seconds = training(one, values) + network["extract"] + judged + starts
     return Cost(seconds, one["memory"], 2 * one["weights"] + samples * network["width"] * FLOAT)
 
 
@@ -174,7 +172,8 @@ def _shared(job: Job, networks: Mapping[str, Mapping[str, Any]], shards: Path, s
     values = job.cell.values
     network = networks[backbone(values)]
     features = sum(network["samples"].values()) * network["width"] * FLOAT
-    whole = Cost(2 * network["start"])
+    rows = len([name for name in values["baselines"] if name != "majority"])  # whose results are kept for all methods
+    whole = Cost(2 * network["start"] + rows * sum(took or 0.0 for took in network["protocols"].values()))
     if "random" in values["baselines"]:
         whole += Cost(network["extract"], 0, features)
     if "supervised" in values["baselines"]:

@@ -21,7 +21,7 @@ from selfsup.compare.readings import of_features
 from selfsup.compare.table import not_of_it
 from selfsup.config import parse
 from selfsup.errors import UserError
-from selfsup.evaluation import folder
+from selfsup.evaluation import folder, protocols
 from selfsup.evaluation.folder import Found
 from selfsup.params import Params
 
@@ -146,13 +146,14 @@ def parameters(one: Experiment) -> Params:
 def command(base: Values, values: Values) -> str:
     """The line that runs an experiment again."""
     words = [word for change in setup.changes(base, values) for word in ("-S", change)]
-    return shlex.join(["dvc", "exp", "run", locks.FINAL, *words])
+    inside = values.get("evaluation", {}).get("encoder_protocols")
+    return shlex.join(["dvc", "exp", "run", "evaluate", *(["examine"] if inside else []), *words])
 
 
 def _found(one: Experiment, params: Params, pretrain: Values, cache: Cache) -> tuple[dict[str, Found], dict[str, str]]:
     """The figures of every protocol that the experiment asks for, and why others have none."""
     made, found, skipped = one.made, {}, {}
-    for name in params.evaluation.protocols:
+    for name in params.evaluation.listed:
         try:
             written = cache.json(made[f"metrics/evaluate/{name}.json"])
             extracted = cache.json(made["metrics/extract.json"])
@@ -183,21 +184,22 @@ def _curve(path: Path) -> list[dict[str, float]]:
 def conditions(one: Experiment, params: Params, cache: Cache) -> Conditions:
     """What the experiment must share with others to be ranked with them."""
     lock = one.lock
-    evaluated = {
-        name: lock[f"{locks.FINAL}@{name}"] for name in params.evaluation.protocols if f"{locks.FINAL}@{name}" in lock
-    }
+    stages = {name: protocols.find(name).stage for name in params.evaluation.listed}
+    evaluated = {name: lock[stage] for name, stage in stages.items() if stage in lock}
+    own = f"ssl/selfsup/methods/{params.method}.py"
     return Conditions(
         data=data_words(one, cache),
         budget=budget_words(params),
         code=digests.of_values(
             [
                 locks.of_code(lock.get("shard", {})),
-                locks.of_code(lock["pretrain"], but=f"ssl/selfsup/methods/{params.method}.py"),
-                locks.of_code(lock.get("extract", {}), but=f"ssl/selfsup/methods/{params.method}.py"),
+                locks.of_code(lock["pretrain"], but=own),
+                locks.of_code(lock.get("extract", {}), but=own),
             ]
         ),
         protocols={
-            name: digests.of_values([_own(entry, name), locks.of_code(entry)]) for name, entry in evaluated.items()
+            name: digests.of_values([_own(entry, name), locks.of_code(entry, but=own)])
+            for name, entry in evaluated.items()
         },
     )
 

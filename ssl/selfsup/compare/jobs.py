@@ -129,9 +129,9 @@ class Runner:
             job.state, job.log = RUNNING, space.log
             own = environment(self.count) | {"DVC_EXP_BASELINE_REV": taken.head}
             dvc = _dvc()
-            save = [dvc, "exp", "save", "--force", "--name", job.name, locks.FINAL]
+            save = [dvc, "exp", "save", "--force", "--name", job.name, *job.wanted.finals]
             shards = [[dvc, "checkout", "--quiet", "data/shards"]] if self.project.pulled else []
-            for words in [*shards, [dvc, "repro", locks.FINAL], save]:
+            for words in [*shards, [dvc, "repro", *job.wanted.finals], save]:
                 status = space.run(words, own, self.stop)
                 if self.stop.is_set():
                     job.state = STOPPED

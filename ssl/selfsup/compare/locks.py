@@ -24,9 +24,9 @@ from selfsup.blocks import KindData
 from selfsup.compare.git import Snapshot
 from selfsup.config import parse, read_yaml
 from selfsup.data.watch import watch
+from selfsup.evaluation import protocols
 from selfsup.params import Params
 
-FINAL = "evaluate"  # the stages that a comparison asks for, with all stages that they need
 GIVEN = ("check", "watch")  # their outputs are known in advance; they are run with whole files that decide nothing else
 Values = Mapping[str, Any]
 Listing = Callable[[str], Mapping[str, str] | None]  # of a folder's checksum: its files' checksums, by path below it
@@ -96,17 +96,19 @@ def _at(values: Any, path: str) -> Any:
 class Wanted:
     """What dvc.lock must hold for an experiment to be the one that is asked for."""
 
-    stages: Mapping[str, Stage]  # those that count
+    finals: Sequence[str]  # the stages that a comparison asks for
+    stages: Mapping[str, Stage]  # these, and those that they need
     code: Mapping[str, str]  # checksum by path of all that is in git
     given: Mapping[str, str]  # checksum by path of the outputs of `GIVEN`
 
-    def digest(self, upstream: str | None = None) -> str:
-        """Of all of it, or of a stage and those that it needs: equal where an experiment has the same outputs."""
-        names = set(self.stages) if upstream is None else upward(self.stages, [upstream])
-        kept = {name: self.stages[name] for name in names}
-        deps = {path: self.code.get(path) or self.given.get(path) for one in kept.values() for path in one.deps}
-        parts = {name: [one.cmd, one.params, list(one.outs)] for name, one in kept.items()}
-        return digests.of_values([parts, deps])
+    def digest(self) -> str:
+        """Of all of it: equal where an experiment has the same outputs."""
+        deps = {path: self.code.get(path) or self.given.get(path) for one in self.stages.values() for path in one.deps}
+        return digests.of_values([{name: [one.cmd, one.params, one.outs] for name, one in self.stages.items()}, deps])
+
+    def part(self, names: Sequence[str]) -> Wanted:
+        """Only these stages and those that they need."""
+        return Wanted(names, {name: self.stages[name] for name in upward(self.stages, names)}, self.code, self.given)
 
 
 class Project:
@@ -124,12 +126,13 @@ class Project:
         """For an experiment with these parameters. Raises `UserError` where they are no valid params.yaml."""
         given, shards = self.given(values)
         every = stages(self.pipeline, values, shards)
-        chosen = upward(every, [name for name in every if name.partition("@")[0] == FINAL])
+        finals = [protocols.find(name).stage for name in parse(Params, dict(values)).evaluation.listed]
+        chosen = upward(every, finals)
         kept = {name: every[name] for name in chosen if name not in GIVEN}
         made = {out for one in every.values() for out in one.outs}
         paths = {path for one in kept.values() for path in one.deps if not _made(path, made)}
         code = {path: total for path in paths if (total := self.checksum(path)) is not None}
-        return Wanted(kept, code, given)
+        return Wanted(finals, kept, code, given)
 
     def given(self, values: Values) -> tuple[dict[str, str], dict[str, Any]]:
         """Checksums of what `check` and `watch` will write, by path, and the content of data/needs/shards.json."""

@@ -117,7 +117,7 @@ def judged(task: Any, params: Any, splits: Mapping[str, Any]) -> dict[str, Any]:
     torch.cuda.synchronize() if torch.cuda.is_available() else None
     found: dict[str, Any] = {"extract": time.monotonic() - now, "width": features.train.shape[1], "protocols": {}}
     given = {"features": features, "labels": Splits(*(splits[name].labels for name in Splits._fields))}
-    for name in params.evaluation.protocols:
+    for name in params.evaluation.listed:
         protocol, block = protocols.chosen(name, params.evaluation)
         found["protocols"][name] = None
         if protocol.needs <= set(given):

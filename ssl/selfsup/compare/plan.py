@@ -116,7 +116,13 @@ def of_protocols(plan: Plan, chosen: Sequence[str] | None) -> Plan:
     if chosen is None:
         return plan
     _listed("--protocols", chosen, protocols.names())
-    return plan.model_copy(update={"always": merged(plan.always, {"evaluation": {"protocols": list(chosen)}})})
+    listed = {
+        key: [name for name in chosen if protocols.find(name).inside == inside]
+        for key, inside in (("protocols", False), ("encoder_protocols", True))
+    }
+    if not listed["protocols"]:
+        raise UserError(f"--protocols {' '.join(chosen)}: name one that judges features too, such as knn")
+    return plan.model_copy(update={"always": merged(plan.always, {"evaluation": listed})})
 
 
 def _listed(where: str, chosen: Sequence[str], known: list[str]) -> None:

@@ -120,7 +120,7 @@ def shared(wanted: Wanted) -> Wanted:
     """Of the stages those that no method decides: several methods share them."""
     own = [name for name, one in wanted.stages.items() if "method" in one.params.get("params.yaml", {})]
     free = [name for name in wanted.stages if not set(own) & set(locks.upward(wanted.stages, [name]))]
-    return Wanted({name: wanted.stages[name] for name in free}, wanted.code, wanted.given)
+    return wanted.part(free)
 
 
 def comparable(asked: Plan, cells: Sequence[Cell], wanted: Sequence[Wanted]) -> None:
@@ -200,6 +200,12 @@ def tuned(asked: Asked) -> dict[str, int]:
     return {row: trials[cell.method] for row, cell in rows.items() if row in same and cell.method in trials}
 
 
+def leaderboard_of(root: Path, args: argparse.Namespace, command: str) -> Comparison:
+    """All runs on the data that the options name. Raises `UserError`."""
+    values = plan.start(root, described(root, args)[1], args.set_param)
+    return leaderboard(Project(root, git.snapshot(root)), Cache(root), values, command)
+
+
 def write(root: Path, comparison: Comparison) -> Path:
     """Judge the comparison and write its page; the page's path."""
     return root / plan.FOLDER / comparison.name
@@ -214,9 +220,7 @@ def main() -> None:
         raise UserError(f"--jobs {args.jobs}: must be 1 or more")
     command = shlex.join(["python", "compare/run.py", *sys.argv[1:]])
     if args.leaderboard:
-        values = plan.start(root, described(root, args)[1], args.set_param)
-        project = Project(root, git.snapshot(root))
-        print(f"leaderboard: {write(root, leaderboard(project, Cache(root), values, command))}")
+        print(f"leaderboard: {write(root, leaderboard_of(root, args, command))}")
         return
     asked = ask(root, args, command)
     if args.estimate:
