@@ -208,7 +208,9 @@ def leaderboard_of(root: Path, args: argparse.Namespace, command: str) -> Compar
 
 def write(root: Path, comparison: Comparison) -> Path:
     """Judge the comparison and write its page; the page's path."""
-    return root / plan.FOLDER / comparison.name
+    from selfsup.compare import judge, page  # late: they import what draws
+
+    return page.write(comparison, judge.judge(comparison), root / plan.FOLDER / comparison.name, root)
 
 
 def main() -> None:
