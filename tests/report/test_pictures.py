@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from selfsup.data import formats
 from selfsup.report import pictures
 
 
@@ -50,7 +51,7 @@ class Images:
     def __init__(self, labels, size=8):
         self.labels, self.samples, self.size = np.array(labels), len(labels), size
         self.classes, self.names = ["cat", "dog"], [f"{i}.png" for i in range(len(labels))]
-        self.asked = []
+        self.asked, self.format = [], formats.find("image")
 
     def gather(self, ids):
         self.asked += ids.tolist()
