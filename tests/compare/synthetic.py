@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from selfsup.compare.answers import LEADS
 from selfsup.compare.comparison import Absent, Comparison, Conditions, Run
 from selfsup.compare.judgement import Block, Column, Judgement, Pair, Row, Score, Sentence
 from selfsup.evaluation.folder import Found
@@ -210,6 +211,7 @@ def comparison(
 CLOSE = 0.03
 """Rows whose means differ by less cannot be told apart in `judged`."""
 SENTENCES = [
+    Sentence("best", LEADS),
     Sentence("best", "By kNN and by the linear probe, byol and simclr cannot be told apart."),
     Sentence("baselines", "byol and simclr beat raw pixels and random weights; nothing beats the supervised network."),
     Sentence("few labels", "With 1 label per class byol is 25 points ahead of raw pixels."),

@@ -10,12 +10,12 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from selfsup.compare import differences, parts
+from selfsup.compare.answers import LEADS
 from selfsup.compare.cells import markdown, measured, plain, unit_words
 from selfsup.compare.comparison import Comparison, Run
-from selfsup.compare.judgement import Judgement
+from selfsup.compare.judgement import Judgement, Sentence
 from selfsup.evaluation.result import Metric
 from selfsup.files import replaced
 from selfsup.report.scores import UNITS
@@ -30,10 +30,8 @@ QUESTIONS = {
     "decide": "What would decide it?",
     "conditions": "Were the conditions equal?",
 }
-HEADLINE = (
-    "kNN and the linear probe on the data itself. Over 26 models and 11 data sets, probes within the domain predicted "
-    "all other results best (arXiv:2407.12210)."
-)
+
+LONG = 6  # sentences of an answer
 
 
 def write(comparison: Comparison, judgement: Judgement, folder: Path, root: Path = Path()) -> Path:
@@ -60,14 +58,25 @@ class Answer:
     question: str
     sentences: Sequence[str]
 
+    @property
+    def first(self) -> Sequence[str]:
+        """The sentences that are in sight: all but those that would make a list too long to read."""
+        return self.sentences if len(self.sentences) <= LONG else self.sentences[: LONG - 1]
 
-def answers(sentences: Sequence[Any]) -> list[Answer]:
-    """Sentences by their question, in the order of `QUESTIONS`."""
+    @property
+    def rest(self) -> Sequence[str]:
+        return self.sentences[len(self.first) :]
+
+
+def answers(sentences: Sequence[Sentence]) -> list[Answer]:
+    """Sentences by their question, in the order of `QUESTIONS`; which protocols speak for all comes last."""
     found = []
     for topic, question in QUESTIONS.items():
-        texts = [sentence.text for sentence in sentences if sentence.topic == topic]
+        texts = [one.text for one in sentences if one.topic == topic and one.text != LEADS]
         if texts:
             found.append(Answer(question, texts))
+    if any(one.text == LEADS for one in sentences):
+        found.append(Answer("Which columns count most?", [LEADS]))
     return found
 
 
@@ -89,13 +98,12 @@ def html(comparison: Comparison, judgement: Judgement, show: differences.Show) -
     look = parts.styles_of(comparison, judgement)
     blocks = [parts.of_block(comparison, block, look, show) for block in judgement.blocks]
     main = judgement.blocks[0].sentences if len(judgement.blocks) == 1 else []
-    asked = [] if not comparison.runs else [Answer("Were the recipes tuned alike?", [tuning(comparison)])]
-    asked += [Answer("Which columns count most?", [HEADLINE])] if comparison.runs and not comparison.design else []
+    tuned = [Answer("Were the recipes tuned alike?", [tuning(comparison)])] if comparison.runs else []
     return render(
         "comparison.html",
         comparison=comparison,
         facts=parts.facts(comparison),
-        answers=[*answers([*judgement.sentences, *main]), *asked],
+        answers=[*answers([*judgement.sentences, *main]), *tuned],
         block_answers=[answers(block.sentences) for block in judgement.blocks],
         differs=parts.differing(judgement.blocks),
         study=parts.study(comparison),
