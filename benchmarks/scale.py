@@ -30,6 +30,7 @@ from selfsup.evaluation import logistic, neighbours
 from selfsup.evaluation.protocols import clustering, retrieval
 from selfsup.features.store import Splits
 
+TASKS = ["kNN", "retrieval", "k-means", "linear"]
 K, STARTS, ITERATIONS, C = 200, 5, 10, 0.01
 
 
@@ -70,10 +71,13 @@ def knn_faiss(folder: Path, queries: int) -> Any:
 
 
 def knn_sklearn(folder: Path, queries: int) -> Any:
+    """By Euclidean distances of rows of length 1: the same order, and much faster there than `metric="cosine"`."""
     from sklearn.neighbors import NearestNeighbors
+    from sklearn.preprocessing import normalize
 
-    found = NearestNeighbors(n_neighbors=K, algorithm="brute", metric="cosine").fit(np.array(load(folder, "bank")))
-    return found.kneighbors(load(folder, "queries")[:queries], return_distance=False)
+    bank = normalize(np.array(load(folder, "bank")), copy=False)
+    found = NearestNeighbors(n_neighbors=K, algorithm="brute", metric="euclidean").fit(bank)
+    return found.kneighbors(normalize(load(folder, "queries")[:queries]), return_distance=False)
 
 
 def retrieval_ours(folder: Path, queries: int) -> Any:
@@ -205,13 +209,14 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--classes", type=int, default=10)
-    parser.add_argument("--queries", type=int, default=2048, help="for kNN; retrieval takes one of 32")
+    parser.add_argument("--queries", type=int, default=1024, help="for kNN; retrieval takes one of 16")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument(
         "--folder", type=Path, help="for the features, deleted afterwards; default: the temporary folder"
     )
     args = parser.parse_args()
-    few = max(1, args.queries // 32)
+    few = max(1, args.queries // 16)
     tasks: dict[str, tuple[int, dict[str, Callable[[Path, int], Any]]]] = {
         f"kNN, k = {K}, {args.queries:,} queries": (
             args.queries,
@@ -233,6 +238,8 @@ def main() -> None:
         make(folder, args.images, args.width, args.classes, args.queries)
         os.chdir(folder)  # where the linear probe puts its temporary file
         for task, (size, arms) in tasks.items():
+            if task.replace(",", "").split()[0] not in args.tasks:
+                continue
             rows += compare(task, size, arms, folder, args.rounds)
     text = (
         f"{args.images:,} x {args.width} float32 features ({4 * args.images * args.width / 1e6:,.0f} MB), one thread, "
