@@ -20,7 +20,10 @@ Tensors = Mapping[str, Tensor]
 """Tensors by name."""
 
 Batch = Tensors
-"""`id` int64 [B], `image` uint8 [B 3 H W], `box` int64 [B 2] (valid height, width), `label` int64 [B] (-1: none)."""
+"""`id` int64 [B], `label` int64 [B] (-1: none) and what the kind of data gives.
+
+Images give `image` uint8 [B 3 H W] and `box` int64 [B 2] (valid height, width).
+"""
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ class Task(nn.Module):
         return decayed_groups(self)
 
     def encoder(self) -> nn.Module:
-        """What is exported and probed: images [B 3 H W] in 0..1 -> {"pooled": [B D], ...}."""
+        """What is exported and probed: plain views, such as images [B 3 H W] in 0..1 -> {"pooled": [B D], ...}."""
         return self.backbone
 
 

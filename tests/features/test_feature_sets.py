@@ -69,7 +69,7 @@ def test_arrays_are_mapped_not_read(folder):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 3), np.float32), "3 rows for 4 images of the train split"),
+        (np.zeros((3, 3), np.float32), "3 rows for 4 samples of the train split"),
         (np.zeros((4, 3), np.float64), "needs float32"),
         (np.zeros(4, np.float32), "needs float32"),
         (np.array([[0, 1], [0, 1], [0, np.nan], [0, 0]], np.float32), "NaN"),

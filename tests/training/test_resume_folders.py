@@ -51,7 +51,7 @@ def test_another_length_is_said(tmp_path, capsys):
             {"seed": 1},
             "differs in seed (0, here 1) exists; this run starts from scratch because a checkpoint belongs to",
         ),
-        ({"checksum": "others"}, "differs in data exists; this run starts from scratch because its images are diff"),
+        ({"checksum": "others"}, "differs in data exists; this run starts from scratch because its samples are diff"),
         ({"methods__simclr__temperature": 0.5}, "differs in methods.simclr.temperature (0.2, here 0.5) exists"),
         ({"seed": 2, "views__flip": 0.5}, "differs in seed (0, here 2), views.flip (0.0, here 0.5) exists"),
     ],

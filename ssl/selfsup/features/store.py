@@ -58,7 +58,7 @@ class FeatureSet:
         if features.ndim != 2 or features.dtype != np.float32:
             raise UserError(f"{path}: needs float32 [N D], got {features.dtype} {list(features.shape)}; run dvc repro")
         if samples is not None and len(features) != samples:
-            raise UserError(f"{path}: {len(features)} rows for {samples} images of the {split} split; run dvc repro")
+            raise UserError(f"{path}: {len(features)} rows for {samples} samples of the {split} split; run dvc repro")
         rows = max(1, _BLOCK // max(1, features.shape[1]))
         for start in range(0, len(features), rows):
             if not np.isfinite(features[start : start + rows]).all():
@@ -70,7 +70,7 @@ class FeatureSet:
         return digests.of_files(*(self.folder / f"{split}.npy" for split in Splits._fields))
 
     def splits(self, samples: Splits | None = None) -> Splits:
-        """All three splits; `samples` holds arrays with as many entries as each split has images."""
+        """All three splits; `samples` holds arrays with as many entries as each split has samples."""
         counts: Sequence[int | None] = [None] * 3 if samples is None else [len(split) for split in samples]
         return Splits(*(self.load(name, count) for name, count in zip(Splits._fields, counts, strict=True)))
 

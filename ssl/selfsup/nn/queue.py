@@ -13,12 +13,12 @@ class Queue(nn.Module):
     keys: Tensor
 
     def __init__(self, length: int, width: int, samples: int):
-        """Raises `KnobError` for `queue` where `length` is more than the `samples`, the training images."""
+        """Raises `KnobError` for `queue` where `length` is more than the training `samples`."""
         super().__init__()
         if length > samples:
             raise KnobError(
                 "queue",
-                f"{length} keys are more than the {samples} training images, so that old copies of an image "
+                f"{length} keys are more than the {samples} training samples, so that old copies of a sample "
                 f"would stand beside it; set {samples} or fewer",
             )
         self.register_buffer("keys", unit(torch.randn(length, width)))

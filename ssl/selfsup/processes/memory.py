@@ -12,7 +12,7 @@ STATUS = Path("/proc/self/status")
 def peak_memory() -> dict[str, int]:
     """Return `peak_memory_process`, the largest resident memory, and with CUDA `peak_memory_gpu`, of torch's tensors.
 
-    The first counts what the process holds in main memory: code, decoded images, and on a CPU the network. The second
+    The first counts what the process holds in main memory: code, decoded samples, and on a CPU the network. The second
     counts what tensors held on the process's GPU at the same time, without torch's reserve.
     """
     found = {"peak_memory_process": _resident()}

@@ -47,7 +47,7 @@ def alarm(rows: Sequence[Mapping[str, float]]) -> str | None:
         )
     if spread_now < 0.1 and "alignment" in last[-1]:  # features of a method without pairs may share a large mean
         return (
-            f"collapsed: the spread of the embeddings is {spread_now:.3f} (1: isotropic, 0: all images look alike to "
+            f"collapsed: the spread of the embeddings is {spread_now:.3f} (1: isotropic, 0: all samples look alike to "
             "the network). Likely causes: no stop-gradient or predictor, a learning rate or momentum far off, views "
             "so strong that nothing is left to agree on"
         )

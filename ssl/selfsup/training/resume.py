@@ -25,7 +25,7 @@ ROLES = ("run", "writer")  # of the locks beside a folder
 LIKE = 3  # a run that differs in at most this many parameters counts as similar
 WHY = {  # why a run that differs only in this does not resume
     "pretrain.epochs": "because schedules depend on the length",
-    "data": "because its images are different",
+    "data": "because its samples are different",
     "code": "because the code that trains has changed",
 }
 _log = logging.getLogger(__name__)

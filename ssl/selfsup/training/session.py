@@ -134,7 +134,7 @@ def finished(folder: Path) -> None:
 def summary(task: Task, result: Result, method: str, architecture: str, params: Params, images: str) -> dict:
     """The contents of `metrics/*.json` for a training on shards with the checksum `images`: equal for equal weights.
 
-    `computed_from` tells by digests which images and parameters decided the weights.
+    `computed_from` tells by digests which samples and parameters decided the weights.
     """
     last = {name: round(value, 6) for name, value in (result.rows[-1] if result.rows else {}).items()}
     return {
