@@ -40,7 +40,7 @@ def test_keys_are_taken_without_gradient():
 
 def test_more_keys_than_images_are_refused_in_one_line():
     Queue(9, 3, 9)
-    with pytest.raises(KnobError, match=r"^{block}.queue: 10 keys .* 9 training images.* set 9 or fewer$"):
+    with pytest.raises(KnobError, match=r"^{block}.queue: 10 keys .* 9 training samples.* set 9 or fewer$"):
         Queue(10, 3, 9)
 
 
