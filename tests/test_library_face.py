@@ -93,7 +93,7 @@ def test_a_whole_method_from_a_plain_mapping(method):
     ("name", "knobs", "message"),
     [
         ("mocco", {}, "unknown 'mocco'; did you mean moco?"),
-        ("moco", MOCO | {"queue": 100}, "methods.moco.queue: 100 keys are more than the 64 training images"),
+        ("moco", MOCO | {"queue": 100}, "methods.moco.queue: 100 keys are more than the 64 training samples"),
         ("moco", MOCO | {"tau": 1.0}, "knobs: methods.moco.tau: unknown parameter; remove it"),
         ("byol", KNOBS["byol"] | {"predictor": HEAD | {"out": 8}}, "methods.byol.predictor.out: 8 is not the width"),
         ("simclr", {"projector": HEAD}, "knobs: methods.simclr.temperature: missing parameter; add it"),

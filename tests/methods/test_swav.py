@@ -142,7 +142,7 @@ def test_a_vision_transformers_output_at_full_size_is_the_same_once_it_takes_oth
         ({"crops": CROPS | {"scale": [0.1, 0.9]}, "views": 0.8}, r"methods\.swav\.crops\.scale: .*larger than the"),
         ({"crops": CROPS | {"size": 7}, "backbone": "vit"}, r"methods\.swav\.crops\.size: the backbone does not take"),
         ({"crops": CROPS | {"size": 4}}, r"methods\.swav\.crops\.size: the backbone does not take images of 4 px"),
-        ({"queue": 1000}, r"methods\.swav\.queue: 1000 keys are more than the \d+ training images"),
+        ({"queue": 1000}, r"methods\.swav\.queue: 1000 keys are more than the \d+ training samples"),
         ({"queue": 0, "prototypes": 33}, r"methods\.swav\.prototypes: 33 cannot be used equally by 32 images"),
         (
             {"queue": 40, "prototypes": 73},
