@@ -177,6 +177,24 @@ def test_arrays_that_are_not_as_declared_are_an_error(steps, monkeypatch):
         split_of(steps).gather([0])
 
 
+def test_a_signal_does_not_hide_ids(steps, monkeypatch):
+    from selfsup.data.formats import sequence
+
+    monkeypatch.setattr(sequence.Decoder, "signals", {"id": sequence.Signal((), np.int64)})
+    with pytest.raises(UserError, match=r"data/formats/sequence\.py: no signal may be named id; rename it"):
+        split_of(steps)
+
+
+def test_another_version_of_the_decoder_has_another_cache(steps, tmp_path, monkeypatch):
+    from selfsup.data.formats import sequence
+
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    for version in (1, 2):
+        monkeypatch.setattr(sequence, "VERSION", version)
+        split_of(steps, cache="disk").gather([0])
+    assert len(list(tmp_path.rglob("tokens"))) == 2
+
+
 COPY = {"a/50.txt": "100 101 102", "b/50.txt": "100  101\n102\n"}  # other bytes, equal numbers
 
 

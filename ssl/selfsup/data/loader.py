@@ -58,6 +58,8 @@ class Split:
         self.classes, self.rare = index.classes, index.rare
         self.format, self.facts = formats.find(index.kind), index.facts  # the latter are the format's `Facts`
         self.decoder = self.format.decoder(data, self.facts)
+        if taken := {"id", "label"} & set(self.decoder.signals):
+            raise UserError(f"data/formats/{self.kind}.py: no signal may be named {' or '.join(taken)}; rename it")
         self.checksum = index.checksum  # of the whole data set
 
     def __len__(self) -> int:
