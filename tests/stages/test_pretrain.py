@@ -92,7 +92,7 @@ BAD = {
     "chunks of one image for batch norm": (
         "pretrain",
         {"method": "byol", "pretrain__chunk_size": 1},
-        "pretrain.chunk_size: 1 leaves batch norm no other image",
+        "pretrain.chunk_size: 1 leaves batch norm no other sample",
     ),
     "a misspelt knob": ("check", {"methods__simclr__temprature": 1.0}, "did you mean temperature"),
     "a misspelt knob of another method": ("check", {"methods__byol__momentun": 1.0}, "did you mean momentum"),
