@@ -108,5 +108,5 @@ clean:  ## remove the tools' caches; results and the environment stay
 clean-resume: env  ## list unfinished runs' checkpoints (.resume) with age and size; REMOVE=1 removes those not in use
 	@.venv/bin/python -m selfsup.training.resume $(if $(filter 1,$(REMOVE)),--remove)
 
-clean-cache:  ## remove decoded images kept between runs (.cache/decoded); they are made again when needed
-	rm -rf .cache/decoded
+clean-cache:  ## remove what is kept between runs and made again when needed: decoded images and baselines' results
+	rm -rf .cache/decoded .cache/evaluations

@@ -2,7 +2,8 @@
 
 Hendrycks & Dietterich 2019, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
 arXiv:1903.12261, section 4.1 and appendix B describe what each corruption is. The severities are those that are
-documented for CIFAR-10-C, of images of 32 px; lengths in pixels are scaled by S / 32 for images of S px.
+documented for CIFAR-10-C, of images of 32 px. Lengths in pixels grow with the side S of larger images, by S / 32, and
+stay as they are for smaller ones, where they would vanish.
 
 Three differ from the original. Frost is drawn by ridged noise instead of six photographs of frost. Glass blur moves
 every pixel by a random displacement instead of swapping neighbours one after the other. Fog's texture is the sum of
@@ -111,7 +112,7 @@ def impulse_noise(x: Tensor, draw: Draw, level: int) -> Tensor:
 def defocus_blur(x: Tensor, draw: Draw, level: int) -> Tensor:  # noqa: ARG001 nothing is drawn
     """A disc as the point spread function, with its edge smoothed."""
     radius, smooth = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))[level]
-    scale, fine = x.shape[-1] / SIDE, 8
+    scale, fine = _scale(x), 8
     half = math.ceil(radius * scale) + 1
     place = (torch.arange((2 * half + 1) * fine, dtype=torch.float32) + 0.5) / fine - half - 0.5
     inside = (place[:, None] ** 2 + place[None] ** 2 <= (radius * scale) ** 2).float()
@@ -122,7 +123,7 @@ def defocus_blur(x: Tensor, draw: Draw, level: int) -> Tensor:  # noqa: ARG001 n
 def glass_blur(x: Tensor, draw: Draw, level: int) -> Tensor:
     """Frosted glass: pixels move by at most `most` places, between two blurs."""
     sigma, most, rounds = ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))[level]
-    size, scale = x.shape[-1], x.shape[-1] / SIDE
+    size, scale = x.shape[-1], _scale(x)
     x, most = _gaussian_blur(x, sigma * scale), max(1, round(most * scale))
     row, column = torch.meshgrid(*[torch.arange(size, device=x.device)] * 2, indexing="ij")
     for number in range(rounds):
@@ -243,6 +244,11 @@ def plasma(draw: Draw, size: int, decay: float) -> Tensor:
     return (total - low) / (high - low).clamp(min=1e-6)
 
 
+def _scale(x: Tensor) -> float:
+    """By how much documented lengths grow for these images."""
+    return max(1.0, x.shape[-1] / SIDE)
+
+
 def _grey(x: Tensor) -> Tensor:
     weights = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(3, 1, 1)
     return (x * weights).sum(1, keepdim=True)
@@ -286,7 +292,7 @@ def _gaussian(sigma: float) -> Tensor:
 
 def _moving(x: Tensor, angle: Tensor, length: float, sigma: float) -> Tensor:
     """Motion blur along `angle` [B], of 2 `length` + 1 points with the weights of a Gaussian, at 32 px."""
-    scale = x.shape[-1] / SIDE
+    scale = _scale(x)
     half = max(1, round(length * scale))
     steps = torch.arange(-half, half + 1, device=x.device)
     weight = torch.exp(-(steps**2) / (2 * (sigma * scale) ** 2))

@@ -87,6 +87,7 @@ class Metric:
         None  # an outcome is whether the class is among this many answers; None: outcomes are something else
     )
     curve: Curve | None = None
+    judged: bool = True  # false: a cost, which is shown and never ranked
 
     @property
     def spread(self) -> float:

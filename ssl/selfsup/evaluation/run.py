@@ -135,20 +135,24 @@ def judge(
     kept = Kept(protocol, block, seed, networks)
     for one in inputs.sets:
         try:
-            own, before = kept.result(one, inputs.features[one.row], labels)
+            own, again = kept.result(one, inputs.features[one.row], labels)
         except Unfit as error:
             if one.row == "method":
                 raise
             missing[one.row] = str(error)
             continue
         results[one.row] = _checked(name, own)
-        print(f"{name}: {one.title}: {_line(own, uneven)}{' (kept from an earlier run)' * before}", flush=True)
+        print(f"{name}: {one.title}: {_line(own, uneven)}{' (kept from an earlier run)' * again}", flush=True)
     if protocol.relate:
-        results = {row: _checked(name, one) for row, one in protocol.relate(results).items()}
-    if constant and needs_labels and (row := majority(labels, results["method"])):
-        results[MAJORITY] = row
-        print(f"{name}: {MAJORITY}: {_line(row, uneven)}")
-        for line in not_above(results["method"], row, inputs.sets[0].title):
+        related = {row: _checked(name, result) for row, result in protocol.relate(results).items()}
+        for row, result in related.items():
+            added = {key: metric for key, metric in result.metrics.items() if key not in results[row].metrics}
+            print(f"{name}: {row}: {_line(Result(added), uneven)}")
+        results = related
+    if constant and needs_labels and (rival := majority(labels, results["method"])):
+        results[MAJORITY] = rival
+        print(f"{name}: {MAJORITY}: {_line(rival, uneven)}")
+        for line in not_above(results["method"], rival, inputs.sets[0].title):
             print(f"{name}: {line}")
     lines = notes(results) + (without_label(labels, inputs.rare) if needs_labels else [])
     for line in [*lines, *(f"{row}: left out, {why}" for row, why in missing.items())]:
@@ -249,4 +253,6 @@ def _checked(name: str, result: Result) -> Result:
 def _line(result: Result, uneven: bool) -> str:
     """The metrics for the console; class-balanced ones where they tell more."""
     values = {key: value for key, value in flat(result).items() if value is not None}
+    if not values and result.pictures:
+        return f"{len(result.pictures)} pictures"
     return "  ".join(f"{key} {value:.4g}" for key, value in values.items() if uneven or BALANCED not in key)

@@ -11,7 +11,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from selfsup.evaluation.result import Unit
+from selfsup.evaluation.result import Plot, Unit
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -144,6 +144,33 @@ def label_curve(series: Mapping[str, Sequence[tuple[int, float, float]]], names:
 
     every = ", ".join(names[row] for row in series)
     return svg(draw, 4.8, 3.6, f"Test accuracy over the number of labelled training images: {every}")
+
+
+def lines(rows: Mapping[str, Plot], names: Mapping[str, str]) -> str:
+    """The plots of all rows in one chart, as SVG."""
+    first = max(rows.values(), key=lambda plot: len(plot.points))
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        for row, plot in rows.items():
+            x, y = (np.array(values) for values in zip(*plot.points, strict=True))
+            y = np.array([_scaled(value, plot.unit) for value in y.tolist()])
+            axis.plot(x, y, color=COLOURS[row], marker="o", markersize=4, linewidth=1.8, label=names[row])
+        places = [x for x, _ in first.points]
+        if first.ticks:
+            long = sum(map(len, first.ticks)) > 40
+            axis.set_xticks(places, first.ticks, rotation=45 if long else 0, ha="right" if long else "center")
+        elif len(places) <= 12:
+            axis.set_xticks(places, [f"{x:g}" for x in places])
+        axis.set_xlabel(first.x)
+        axis.set_ylabel(f"{first.y}, %" if first.unit == "percent" else first.y)
+        figure.legend(frameon=False, loc="outside lower center", ncols=3)  # where no line can cross it
+
+    every = "; ".join(
+        f"{names[row]} {', '.join(_digits(_scaled(y, plot.unit)) for _, y in plot.points)}"
+        for row, plot in rows.items()
+    )
+    return svg(draw, 4.8, 3.6, f"{first.title}. {first.y} over {first.x}: {every}")
 
 
 def _scaled(value: float, unit: Unit) -> float:

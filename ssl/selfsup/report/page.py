@@ -100,6 +100,8 @@ def judged(scores: Sequence[Scores], names: dict[str, str], classes: Sequence[st
         "dots": sections.dots(scores, names),
         "choices": sections.choices(scores),
         "label_curves": sections.label_curves(scores, names),
+        "lines": sections.lines(scores, names),
+        "protocol_pictures": sections.protocol_pictures(scores),
         "protocol_tables": sections.protocol_tables(scores, names),
         "matrix": sections.confusion_matrix(predicted, classes),
         "confused_by": predicted.title if predicted else "",

@@ -115,19 +115,23 @@ def stale(written: Mapping[str, Any], method: str, origin: Mapping[str, Any]) ->
 def tables(scores: Sequence[Scores]) -> tuple[list[str], list[tuple[str, list[Column]]]]:
     """The rows of every table, and tables for each unit: what stands in the corner, and the columns.
 
-    Where classes are uneven, the class-balanced figures follow in separate tables.
+    Where classes are uneven, the class-balanced figures follow in separate tables, and after them costs, which are not
+    judged.
     """
     rows = [row for row in ROWS if any(row in one.results for one in scores)]
     plain: dict[Unit, list[Column]] = {}
     balanced: list[Column] = []
+    costs: list[Column] = []
     for one in scores:
         for key in one.metrics:
             first = next(iter(one.by_row(key).values()))
-            plain.setdefault(first.unit, []).append(_column(one, key, rows))
+            columns = plain.setdefault(first.unit, []) if first.judged else costs
+            columns.append(_column(one, key, rows))
             if one.uneven and first.balanced and first.answers == 1:
                 balanced.append(_column(one, key, rows, balanced=True))
     found = [(UNITS[unit], part) for unit, columns in plain.items() for part in _narrow(columns)]
-    return rows, found + [("balanced, %", part) for part in _narrow(balanced)]
+    found += [("balanced, %", part) for part in _narrow(balanced)]
+    return rows, found + [("cost", part) for part in _narrow(costs)]
 
 
 def _narrow(columns: Sequence[Column]) -> list[list[Column]]:

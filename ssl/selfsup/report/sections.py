@@ -6,6 +6,7 @@ import csv
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from selfsup.evaluation.balance import RATIO, uneven_line
 from selfsup.features.store import MAJORITY
 from selfsup.report import charts
 from selfsup.report.headline import few
+from selfsup.report.pictures import data_uri
 from selfsup.report.scores import UNITS, Column, Scores
 
 CLASSES_IN_MATRIX = 20
@@ -69,7 +71,7 @@ def dots(scores: Sequence[Scores], names: dict[str, str]) -> str | None:
     """
     panels = []
     for one in scores:
-        if one.headline is None or few(one):
+        if one.headline is None or few(one) or not next(iter(one.by_row(one.headline).values())).judged:
             continue
         metrics = {row: metric for row, metric in one.by_row(one.headline).items() if row != MAJORITY or one.uneven}
         first = metrics["method"]
@@ -95,6 +97,45 @@ def label_curves(scores: Sequence[Scores], names: dict[str, str]) -> list[tuple[
         if len({labels for points in series.values() for labels, *_ in points}) > 1:
             drawn.append((name, charts.label_curve(series, names)))
     return drawn
+
+
+def lines(scores: Sequence[Scores], names: dict[str, str]) -> list[tuple[str, str]]:
+    """Title and chart of every plot that protocols made, with a line per row."""
+    drawn = []
+    for one in scores:
+        for key in dict.fromkeys(key for result in one.results.values() for key in result.plots):
+            rows = {row: result.plots[key] for row, result in one.results.items() if key in result.plots}
+            if any(len(plot.points) > 1 for plot in rows.values()):
+                drawn.append((next(iter(rows.values())).title, charts.lines(rows, names)))
+    return drawn
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Pictures of one kind: of each row, or a single one where all rows have the same."""
+
+    title: str
+    rows: list[tuple[str | None, str, str]]  # row (None: of all), data URI, text for readers who do not see it
+
+
+def protocol_pictures(scores: Sequence[Scores]) -> list[tuple[str, list[Shown]]]:
+    """Titles of protocols that made pictures, and the pictures by kind."""
+    found = []
+    for one in scores:
+        kinds = []
+        for key in dict.fromkeys(key for result in one.results.values() for key in result.pictures):
+            own = {row: result.pictures[key] for row, result in one.results.items() if key in result.pictures}
+            uris = {row: _uri(one.protocol, row, key) for row in own}
+            shared = len(own) > 1 and len(set(uris.values())) == 1
+            rows = [(None if shared else row, uris[row], own[row].text) for row in list(own)[: 1 if shared else None]]
+            kinds.append(Shown(next(iter(own.values())).title, rows))
+        if kinds:
+            found.append((one.title, kinds))
+    return found
+
+
+def _uri(protocol: str, row: str, key: str) -> str:
+    return data_uri((Path("evaluations") / protocol / f"{row}.{key}.png").read_bytes())
 
 
 def with_predictions(scores: Sequence[Scores]) -> Scores | None:

@@ -12,10 +12,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from selfsup.config import Strict
@@ -31,7 +33,7 @@ DIM = 0.25  # brightness of what is not foreground
 
 
 class Params(Strict):
-    images: PositiveInt  # test images, drawn by the seed
+    images: Annotated[int, Field(ge=1, le=64)]  # test images, drawn by the seed
 
 
 def run(encoder: nn.Module, images: ImageSplits, params: Params, seed: int) -> Result:

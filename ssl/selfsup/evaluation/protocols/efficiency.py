@@ -29,7 +29,7 @@ REPEATABLE = False
 
 class Params(Strict):
     batch: PositiveInt  # images in one pass
-    passes: PositiveInt  # timed passes; the median counts
+    passes: PositiveInt  # timed passes; the fastest counts
 
 
 class Memory(TorchDispatchMode):
@@ -74,14 +74,17 @@ def run(encoder: nn.Module, images: ImageSplits, params: Params, seed: int) -> R
         "mflops": (flops(encoder, views[:1]) / mega, "million FLOPs per image", False),
         "memory": (peak(encoder, views) / mega, f"peak memory, MB for {len(views)} images", False),
     }
-    metrics = {key: Metric(float(value), title, "none", higher) for key, (value, title, higher) in figures.items()}
+    metrics = {
+        key: Metric(float(value), title, "none", higher, judged=False)
+        for key, (value, title, higher) in figures.items()
+    }
     device = torch.cuda.get_device_name() if views.is_cuda else f"the CPU with {torch.get_num_threads()} thread(s)"
     return Result(metrics, notes=[f"images per second are measured, on {device}, and differ between two runs"])
 
 
 @torch.no_grad()
 def speed(encoder: nn.Module, views: Tensor, passes: int) -> float:
-    """Images per second: the median over `passes`, after one that is not timed."""
+    """Images per second in the fastest of `passes`, after one that is not timed: other work only slows one down."""
     seconds = []
     for _ in range(passes + 1):
         start = time.perf_counter()
@@ -89,7 +92,7 @@ def speed(encoder: nn.Module, views: Tensor, passes: int) -> float:
         if views.is_cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    return len(views) / float(torch.tensor(seconds[1:], dtype=torch.float64).median())
+    return len(views) / min(seconds[1:])
 
 
 @torch.no_grad()
