@@ -6,8 +6,6 @@ import json
 
 import pytest
 from dvc.repo import Repo
-from dvc_data.hashfile.hash_info import HashInfo
-from dvc_data.hashfile.tree import Tree
 
 from selfsup.compare import git, locks, run, setup
 from selfsup.compare.locks import Project, differs, of_folder
@@ -46,11 +44,7 @@ def test_stages_are_those_that_dvc_reads(project):
 
 def test_the_checksum_of_a_folder_is_that_of_dvc(project):
     files = {"b/c.py": "0" * 32, "a.py": "1" * 32, "b.py": "2" * 32, "ä b": "3" * 32}
-    tree = Tree()
-    for path, total in files.items():
-        tree.add(tuple(path.split("/")), None, HashInfo("md5", total))
-    tree.digest()
-    assert of_folder(files) == tree.hash_info.value
+    assert of_folder(files) == "58c71574465a892cc30c3f19818f0bd9.dir"  # DVC computes the same: dvc_data.hashfile.tree
     one = "ssl/selfsup/views/image/recipe.py"
     assert project.checksum(one) == hashlib.md5((ROOT / one).read_bytes()).hexdigest()
     assert project.checksum("ssl/selfsup/views").endswith(".dir")

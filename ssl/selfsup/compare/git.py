@@ -34,8 +34,6 @@ class Snapshot:
 
 def git(folder: Path, *words: str, index: Path | None = None) -> str:
     """The output of a git command. Raises `UserError` with the first line of what it complains of."""
-    if not shutil.which("git"):
-        raise UserError("git is not on PATH: install it; DVC keeps experiments in git")
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"} | ({"GIT_INDEX_FILE": str(index)} if index else {})
     done = subprocess.run(["git", *words], cwd=folder, env=environment, capture_output=True, start_new_session=True)
     if done.returncode:
@@ -47,8 +45,10 @@ def git(folder: Path, *words: str, index: Path | None = None) -> str:
 def snapshot(root: Path) -> Snapshot:
     """The files below `root` as they are now: those that git tracks, and new ones in the folders `NEW`.
 
-    Raises `UserError` where there is no git repository, or none with a commit.
+    Raises `UserError` where there is no git, no git repository, or none with a commit.
     """
+    if not shutil.which("git"):
+        raise UserError("git is not on PATH: install it; DVC keeps experiments in git")
     try:
         top = Path(git(root, "rev-parse", "--show-toplevel").strip())
     except UserError:
