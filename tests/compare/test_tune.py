@@ -222,7 +222,7 @@ def test_killed_or_interrupted_and_continued_is_as_if_it_was_not(project, monkey
             command(patch, *words)
         assert list(kept(project)) == ["simclr 1"]
         assert command(patch, *words) == 130
-        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0), "no alarm is left to kill the process"
+        assert signal.setitimer(signal.ITIMER_REAL, 0) == (0, 0), "no alarm is left to kill the process"
     stopped = kept(project)
     assert 4 <= len(stopped) < 6
     assert tuned.trials_of("tuned", project) == {"simclr": len(stopped) // 2, "dcl": len(stopped) // 2}

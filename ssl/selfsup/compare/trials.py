@@ -38,7 +38,7 @@ from selfsup.training.build import method_params
 from selfsup.training.probe import knn_probe
 
 FIRST = 5  # trials that are drawn at random, the recipe among them, and that none is pruned among
-READINGS = 10  # of a training, by which a trial may be pruned
+READINGS = 5  # about, of a training, by which a trial may be pruned
 SHARE = 1 / 3  # of the epochs before which no trial is pruned
 AGAIN = 50  # draws of a setting until one is new
 JUDGES = ("training/probe.py", "evaluation/neighbours.py", "features/encode.py", "compare/trials.py")
