@@ -109,6 +109,12 @@ def test_a_factor_of_nothing_is_refused():
         of({"every": {"optimizer.momentum": {"times": [0.5, 2]}}}, blocks=blocks)
 
 
+def test_a_method_that_was_taken_out_of_params_yaml_is_no_fault_of_the_ranges():
+    few = {name: BLOCKS[name] for name in ("simclr", "supervised")}
+    knobs.check(OURS, few, knobs.FILE)
+    assert len(knobs.of_method(OURS, "simclr", few["simclr"], knobs.FILE)) == 3
+
+
 def test_values_reach_the_block_and_the_set_up():
     block = BLOCKS["byol"]
     values = {"momentum.0": 0.9, "optimizer.lr": 1.5, "projector.hidden": 64, "projector.out": 32}

@@ -435,6 +435,7 @@ BAD = {
     "--methods simclr --setup mnie": "setups/: unknown 'mnie'; did you mean mine? Known: mine",
     "--methods simclr -S views.flop=1": "-S views.flop=1: params.yaml has no views.flop; correct the name",
     "--methods simclr --ranges no.yaml": "--ranges: no.yaml: not found; setups/tune/ranges.yaml is the project's own",
+    "--methods simclr --name a/b": "--name: 'a/b' is no name of a file in setups/; use letters, digits, - and _",
     "--methods simclr --name mine": "setups/mine.yaml: would be replaced, and tuning did not write it; choose another ",
     "--file compare/temperature.yaml": "--file: the rows of temperature are temperature, not methods; choose another ",
     "--file compare/no.yaml": "compare/: unknown 'no'",

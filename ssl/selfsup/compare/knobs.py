@@ -81,15 +81,17 @@ def check(ranges: Ranges, blocks: Mapping[str, Mapping[str, Any]], file: str) ->
         for family in ranges.families:
             choose(f"{file}: families", family, list(FAMILIES))
         for name in ranges.methods:
-            choose(f"{file}: methods", name, sorted(blocks))
+            choose(f"{file}: methods", name, methods.names())
     except ValueError as error:
         raise UserError(str(error)) from None
-    _known(f"{file}: every", ranges.every, blocks.values())
-    for family, shared in ranges.families.items():
-        of = [blocks[name] for name, own in families.items() if own == family]
-        _known(f"{file}: families.{family}", shared, of)
+    if set(methods.names()) <= set(blocks):  # else a block that was taken out of params.yaml may have the knob
+        _known(f"{file}: every", ranges.every, blocks.values())
+        for family, shared in ranges.families.items():
+            of = [blocks[name] for name, own in families.items() if own == family]
+            _known(f"{file}: families.{family}", shared, of)
     for name, varied in ranges.methods.items():
-        _known(f"{file}: methods.{name}", varied, [blocks[name]])
+        if name in blocks:
+            _known(f"{file}: methods.{name}", varied, [blocks[name]])
 
 
 def _known(where: str, ranges: Mapping[str, Range | None], blocks: Iterable[Mapping[str, Any]]) -> None:

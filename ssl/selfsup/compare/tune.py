@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import re
 import shlex
 import shutil
 import signal
@@ -78,7 +79,9 @@ def requested(root: Path, args: argparse.Namespace, command: str) -> Request:
         raise UserError(f"--file: the rows of {compared} are {asked.axis}, not methods; choose another file")
     chosen = list(asked.settings)
     base, values = setup.base_of(root), plan.start(root, asked, args.set_param)
-    setup.check(values, {"methods": dict.fromkeys(chosen)}, "params.yaml")
+    params = parse(Params, values)
+    for name in chosen:
+        method_params(params, name)  # raises
     if args.trials < 2:
         raise UserError(f"--trials: {args.trials} leaves nothing to choose: the first is the recipe as it is; raise it")
     if args.epochs is not None and args.epochs < 1:
@@ -93,6 +96,8 @@ def requested(root: Path, args: argparse.Namespace, command: str) -> Request:
     knobs.check(ranges, values["methods"], args.ranges)
     tuned_from = [*([compared] if args.file else []), *([asked.setup] if asked.setup else [])]
     name = args.name or "-".join(["tuned", *dict.fromkeys(tuned_from)])
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"--name: {name!r} is no name of a file in {setup.FOLDER}/; use letters, digits, - and _")
     request = Request(
         methods=chosen,
         trials=args.trials,
@@ -138,7 +143,6 @@ def studies(root: Path, request: Request) -> list[Study]:
     data: dict[tuple[str, int], Splits] = {}
     for name in request.methods:
         params = request.params(request.seeds[0])
-        method_params(params, name)  # raises
         block = params.methods[name]
         varied = knobs.of_method(request.ranges, name, block, request.file)
         if (most := _settings(varied)) < request.trials:
