@@ -16,6 +16,7 @@ from mkdocs.exceptions import Abort, PluginError
 from ruamel.yaml import YAML
 
 from selfsup.config import parse
+from selfsup.evaluation import protocols
 from selfsup.features.store import Splits
 from selfsup.params import Params
 from tests.helpers import METHODS, ROOT
@@ -154,6 +155,13 @@ def test_every_method_has_a_page(site, method):
     for part in ("The paper and the equation", "What is different here?", "Knobs", "Figures measured here", "The code"):
         assert f">{part}" in text, part
     assert f"ssl/selfsup/methods/{method}.py" in text
+
+
+@pytest.mark.parametrize("protocol", protocols.names())
+def test_every_protocol_has_a_section(site, protocol):
+    text = (site / "protocols.html").read_text()
+    assert f'<h2 id="{protocol}">' in text and f'href="#{protocol}"' in text
+    assert f">{protocol}:" in text or f"{protocol}</span>" in text, "its block in params.yaml"
 
 
 def test_pages_load_nothing_from_elsewhere(site):

@@ -1,6 +1,7 @@
-"""Pages that mkdocs generates: one per method, from its file, its block in params.yaml and the result files.
+"""Pages that mkdocs generates: one per method, from its file, its block in params.yaml and the result files; and one of
+all protocols, from their files and blocks.
 
-The modules are imported once: restart `make docs-serve` after you have changed a method's file.
+The modules are imported once: restart `make docs-serve` after you have changed a method's or a protocol's file.
 """
 
 import functools
@@ -52,7 +53,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 @one_line_errors()
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and a picture of every method's views."""
-    generated: dict[str, str | bytes] = {"methods/index.md": overview()}
+    generated: dict[str, str | bytes] = {"methods/index.md": overview(), "protocols.md": protocols_page()}
     generated |= {f"methods/{name}.md": page(name) for name in declared()}
     generated |= {f"methods/{name}.png": picture for name, picture in pictures().items()}
     for path, content in generated.items():
@@ -210,6 +211,38 @@ def pictures() -> dict[str, bytes]:
         names = [name for name, about in declared().items() if about.kind in ("image", ANY)]
         tasks = {name: build_task(params, name, method_params(params, name), split) for name in names}
         return {name: views_sheet(task, split, params.seed) for name, task in tasks.items()}
+
+
+def protocols_page() -> str:
+    """The page of all protocols: a table, then a section for each, from its docstrings and its block in params.yaml."""
+    from selfsup.evaluation import protocols
+
+    usual = load(ROOT / "params.yaml").evaluation.protocols
+    rows, sections = [], []
+    for name in [*usual, *(name for name in protocols.names() if name not in usual)]:
+        one = protocols.find(name)
+        head, _, rest = (
+            inspect.getdoc(importlib.import_module(f"selfsup.evaluation.protocols.{name}")) or ""
+        ).partition("\n\n")
+        rows.append((f"[{one.title}](#{name})", f"`{name}`", head.replace("\n", " "), ", ".join(sorted(one.needs))))
+        returns = inspect.getdoc(one.run) or ""
+        sections += [f"## {one.title} {{ #{name} }}", head, rest, f"**Returned.** {returns}", block(parameters(), name)]
+    intro = (
+        f"By default {', '.join(f'`{name}`' for name in usual)} are run. Others go into `evaluation.protocols`, or "
+        "into `evaluation.encoder_protocols` where they need the encoder: `dvc exp run -S "
+        "'evaluation.protocols=[linear,knn,retrieval]'`. In-domain linear and kNN probes predict other uses of a "
+        "representation best (26 models, 11 data sets: [arXiv:2407.12210](https://arxiv.org/abs/2407.12210)), so they "
+        "stay the headline."
+    )
+    table = markdown(("protocol", "name", "what it is", "needs"), rows)
+    return "\n\n".join(["# How is a representation judged?", intro, table, *sections]) + "\n"
+
+
+def block(text: str, name: str) -> str:
+    """A protocol's lines of params.yaml, with their comments."""
+    lines, first = text.splitlines(), YAML().load(text)["evaluation"].lc.key(name)[0]
+    last = next(i for i in range(first + 1, len(lines)) if not lines[i].startswith("   "))
+    return "\n".join(["```yaml", *(line[2:] for line in lines[first:last]), "```"])
 
 
 def overview() -> str:
