@@ -42,6 +42,13 @@ def test_stages_are_those_that_dvc_reads(project):
         assert {file: set(keys) for file, keys in stage.params.items()} == params, name
 
 
+@pytest.mark.parametrize("method", ["mae", "supervised"])
+def test_what_a_method_of_another_backbone_or_of_any_kind_asks_for_is_known(project, method):
+    asked = project.wanted(setup.merged(VALUES, {"method": method}))
+    assert {**asked.stages["pretrain"].params["params.yaml"]}["method"] == method
+    assert asked.given["data/needs/shards.json"] == project.wanted(VALUES).given["data/needs/shards.json"]
+
+
 def test_the_checksum_of_a_folder_is_that_of_dvc(project):
     files = {"b/c.py": "0" * 32, "a.py": "1" * 32, "b.py": "2" * 32, "ä b": "3" * 32}
     assert of_folder(files) == "58c71574465a892cc30c3f19818f0bd9.dir"  # DVC computes the same: dvc_data.hashfile.tree

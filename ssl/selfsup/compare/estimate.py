@@ -122,7 +122,7 @@ def _shards(cache: Cache, job: Job, known: Sequence[Experiment], scratch: Path) 
 
     params = parse(Params, dict(job.cell.values))
     begin = time.monotonic()
-    write(params.data.of(methods.find(params.method)[1].about.kind), params.seed, scratch / "shards")
+    write(params.data.of(methods.kind_of(params.method, params)), params.seed, scratch / "shards")
     return scratch / "shards", time.monotonic() - begin
 
 

@@ -137,9 +137,9 @@ class Project:
     def given(self, values: Values) -> tuple[dict[str, str], dict[str, Any]]:
         """Checksums of what `check` and `watch` will write, by path, and the content of data/needs/shards.json."""
         params = parse(Params, dict(values))
-        model, task = methods.find(params.method)
+        model, _ = methods.find(params.method)
         block = parse(model, params.methods[params.method], f"methods.{params.method}")
-        kind = task.about.kind
+        kind = methods.kind_of(params.method, params)
         with tempfile.TemporaryDirectory() as folder:
             needs.write(params, kind, block.backbone, Path(folder))
             both = {str(path): Path(folder, path).read_bytes() for path in (needs.SHARDS, needs.BACKBONE)}

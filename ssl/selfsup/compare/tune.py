@@ -147,7 +147,7 @@ def studies(root: Path, request: Request) -> list[Study]:
         varied = knobs.of_method(request.ranges, name, block, request.file)
         if (most := _settings(varied)) < request.trials:
             raise UserError(f"{request.file}: {name} has only {most:.0f} settings; lower --trials or add knobs")
-        kind = methods.find(name)[1].about.kind
+        kind = methods.kind_of(name, params)
         for seed in request.seeds:
             if (kind, seed) not in data:
                 data[kind, seed] = held_out(request.params(seed), kind, request.held_out, place)
