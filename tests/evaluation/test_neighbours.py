@@ -95,3 +95,41 @@ def test_a_quick_reading_takes_the_papers_temperature():
     features, labels = splits()
     arrays = features.train, labels.train, features.test, labels.test
     assert neighbours.knn_accuracy(*arrays) == neighbours.knn_accuracy(*arrays, k=20, temperature=0.07)
+
+
+def test_of_equal_similarities_the_first_of_the_bank_comes_first(monkeypatch):
+    monkeypatch.setattr(neighbours, "_FIRST", 4)
+    monkeypatch.setattr(neighbours, "_BANK", 8)
+    bank = np.tile(np.eye(3, dtype=np.float32), (20, 1))
+    _, index = neighbours.search([bank[:31], bank[31:]], np.eye(3, dtype=np.float32), 25)
+    for query, found in enumerate(index.tolist()):
+        own = [i for i in range(60) if i % 3 == query]
+        assert found == own + [i for i in range(60) if i % 3 != query][: 25 - 20]
+
+
+def test_memory_does_not_grow_with_the_bank(monkeypatch):
+    """Of a bank that is read in blocks no more than a block is asked for at once."""
+    taken = []
+
+    class Bank:
+        def __init__(self, array):
+            self.array = array
+
+        def __len__(self):
+            return len(self.array)
+
+        def __getitem__(self, rows):
+            part = self.array[rows]
+            taken.append(len(part))
+            return part
+
+    monkeypatch.setattr(neighbours, "_FIRST", 8)
+    monkeypatch.setattr(neighbours, "_BANK", 16)
+    monkeypatch.setattr(neighbours, "_ROWS", 16)
+    rng = np.random.default_rng(5)
+    bank, queries = rng.normal(size=(200, 4)).astype(np.float32), rng.normal(size=(3, 4)).astype(np.float32)
+    similarity, index = neighbours.search([Bank(bank)], queries, 10)
+    (every,) = neighbours.similarities([Bank(bank)], queries)
+    assert max(taken) == 16
+    assert np.array_equal(index, np.argsort(-every, axis=1, kind="stable")[:, :10])
+    np.testing.assert_allclose(similarity, np.sort(every, axis=1)[:, :-11:-1], atol=1e-6)
