@@ -300,6 +300,33 @@ def test_one_run_alone():
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_runs_without_figures_show_why_and_what_they_cost(five):
+    why = "needs labels: the data set has none"
+    runs = [replace(run, found={}, skipped=dict.fromkeys(run.found, why), classes=[]) for run in five.runs]
+    tree = shown(replace(five, runs=runs))
+    check_accessible(tree)
+    assert f"byol, seeds 0, 1, 2: no linear: {why}" in [node.text for node in tree.all("li")]
+    assert reading.rows(headed(tree, "What did it cost?"))["byol"][0] == "203 s"
+    bare = shown(replace(five, runs=[replace(run, times={}, pretrain={}, curve=[]) for run in runs]))
+    assert not [node for node in bare.all("h2") if "cost" in node.text]
+
+
+@pytest.mark.filterwarnings("error")
+def test_long_names_leave_room_for_the_pictures():
+    names = [
+        "simclr (methods.simclr.temperature=0.1, views.crop_scale=0.2)",
+        "simclr (methods.simclr.temperature=0.5, views.crop_scale=0.2)",
+    ]
+    one = synthetic.comparison(dict.fromkeys(names, 1.5), [0, 1], images=60, whole=True)
+    tree = shown(one)
+    words = {node.text for node in tree.all("text")}
+    assert not [word for word in words if len(word) > 60]
+    assert [name for name in names if pictures.short(name) in words] == names
+    titles = [node.text for svg in tree.all("svg") for node in svg.all("title")]
+    assert [name for name in names if any(name in title for title in titles)] == names
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_runs_of_other_conditions_are_in_a_block_of_their_own(five):
     other = replace(synthetic.CONDITIONS, budget="100 epochs, batches of 64 images, fp32")
     runs = [replace(run, conditions=other) if run.row in ("byol", "mae") else run for run in five.runs]
@@ -547,7 +574,8 @@ def test_differences_are_signed_as_row_less_best(five):
         if run.row == "mae"
     ]
     assert f"Differences from {max(five.rows, key=lambda row: means[row])}" in label
-    assert f"mae {100 * np.mean(mae):+.1f} ({100 * np.mean(mae) - 3:+.1f} to {100 * np.mean(mae) + 3:+.1f})" in label
+    mean = 100 * np.mean(mae)
+    assert f"mae {mean:+.1f} ({mean - 3:+.1f} to {mean + 3:+.1f})".replace("-", "−") in label
     assert "majority" not in label
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class Table:
         return [*self.methods, *self.baselines]
 
 
+@functools.cache
 def measured(protocol: str, unit: Unit) -> bool:
     """Whether a figure is a measurement, such as a time, which differs between two equal runs."""
     return unit == "seconds" or (

@@ -190,7 +190,9 @@ def forest(block: Block, column: Column, look: Mapping[str, Style]) -> Figure | 
     if not intervals:
         return None
     unit = "points" if column.unit in ("percent", "points") else UNITS[column.unit]
-    drawn = pictures.forest(titles[best], intervals, look, titles, f"difference from {titles[best]}, {unit}")
+    drawn = pictures.forest(
+        titles[best], intervals, look, titles, f"difference from {pictures.short(titles[best])}, {unit}"
+    )
     caption = (
         f"Each line is the 95 % interval of the difference from {titles[best]}, the method with the highest mean. "
         "A filled dot can be told apart from it after the correction for all pairs. An arrow lies outside the chart."

@@ -26,6 +26,7 @@ COLOURS = (
 GREY = "#7d8590"  # of rows beyond the first ten
 POINTS = 200  # of a curve, at most
 FAR = 3.0
+LONGEST = 26  # letters of a name in a picture
 WIDTH = 4.8  # inches, of a chart that fills a phone's width
 
 
@@ -63,6 +64,11 @@ def front(points: Sequence[Point], higher_is_better: bool = True) -> list[Point]
         if not kept or sign * point.score > sign * kept[-1].score:
             kept.append(point)
     return kept
+
+
+def short(name: str) -> str:
+    """A name for a picture: of a long one its beginning and its end, where settings differ."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 10]}…{name[-9:]}"
 
 
 def either(names: Sequence[str]) -> str:
@@ -114,16 +120,20 @@ def _name(figure: Figure, axis: Axes, points: Sequence[Point]) -> None:
     boxes = [(x - 4, y - 4, x + 4, y + 4) for x, y in taken]
     inside = axis.get_window_extent()
     for point, (x, y) in zip(points, taken, strict=True):
-        width, height = 5.2 * len(point.row) * figure.dpi / 72, 10 * figure.dpi / 72
+        width, height = 5.2 * len(short(point.row)) * figure.dpi / 72, 10 * figure.dpi / 72
+        # Beside and above or below: a spread runs through the point upright, the front runs through it level.
         places: tuple[tuple[tuple[float, float], dict[str, Any]], ...] = (
-            ((-width / 2, 8), {"xytext": (0, 8), "ha": "center", "va": "bottom"}),
-            ((-8 - width, -height / 2), {"xytext": (-8, 0), "ha": "right", "va": "center"}),
-            ((8, -height / 2), {"xytext": (8, 0), "ha": "left", "va": "center"}),
+            ((6, 3), {"xytext": (6, 3), "ha": "left", "va": "bottom"}),
+            ((-6 - width, 3), {"xytext": (-6, 3), "ha": "right", "va": "bottom"}),
+            ((6, -3 - height), {"xytext": (6, -3), "ha": "left", "va": "top"}),
+            ((-6 - width, -3 - height), {"xytext": (-6, -3), "ha": "right", "va": "top"}),
         )
         for (dx, dy), place in places:
             box = (x + dx, y + dy, x + dx + width, y + dy + height)
             if inside.x0 < box[0] and box[2] < inside.x1 and not any(_overlap(box, other) for other in boxes):
-                axis.annotate(point.row, (point.cost, point.score), textcoords="offset points", fontsize=8, **place)
+                axis.annotate(
+                    short(point.row), (point.cost, point.score), textcoords="offset points", fontsize=8, **place
+                )
                 boxes.append(box)
                 break
 
@@ -140,7 +150,15 @@ class Interval:
     mean: float
     low: float
     high: float
-    told_apart: bool  # the interval, corrected for the number of pairs, leaves out 0
+    told_apart: bool  # significant after the correction for the number of pairs
+
+    @property
+    def words(self) -> str:
+        """`−1.8 (−4.8 to +1.2)`."""
+        mean, low, high = (
+            f"{round(value, 1) + 0.0:+.1f}".replace("-", "−") for value in (self.mean, self.low, self.high)
+        )
+        return f"{mean} ({low} to {high})"
 
 
 def forest(
@@ -161,7 +179,7 @@ def forest(
         room = 0.04 * (max(ends) - min(ends))
         axis.set_xlim(min(ends) - room, max(ends) + room)
         for y, one in enumerate(reversed(intervals)):
-            style, words = look[one.row], f"{one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})".replace("-", "−")
+            style, words = look[one.row], one.words
             if one in near:
                 (line,) = axis.plot([one.low, one.high], [y, y], color=style.colour, linewidth=2, solid_capstyle="butt")
                 charts.marked(line, style.group, f"{titles[one.row]}: {words}")
@@ -171,13 +189,13 @@ def forest(
                 edge = axis.get_xlim()[one.mean > 0]
                 axis.plot(edge, y, ">" if one.mean > 0 else "<", color=style.colour, markersize=6, clip_on=False)
             axis.annotate(words, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=8)
-        axis.set_yticks(range(len(intervals)), [titles[one.row] for one in reversed(intervals)])
+        axis.set_yticks(range(len(intervals)), [short(titles[one.row]) for one in reversed(intervals)])
         axis.set_ylim(-0.6, len(intervals) - 0.4)
         axis.spines["left"].set_visible(False)
         axis.grid(axis="y", visible=False)
         axis.set_xlabel(axis_title)
 
-    words = "; ".join(f"{titles[one.row]} {one.mean:+.1f} ({one.low:+.1f} to {one.high:+.1f})" for one in intervals)
+    words = "; ".join(f"{titles[one.row]} {one.words}" for one in intervals)
     return charts.svg(draw, WIDTH, 0.9 + 0.27 * len(intervals), f"Differences from {best}: {words}")
 
 
@@ -222,7 +240,7 @@ def _names_at_the_end(
     for row, height in zip(order, heights, strict=True):
         place = ((height + shift) - low) / (high - low)
         axis.plot(1.03, place, "o", color=look[row].colour, transform=axis.transAxes, markersize=4, clip_on=False)
-        axis.text(1.05, place, titles[row], transform=axis.transAxes, va="center", fontsize=8)
+        axis.text(1.05, place, short(titles[row]), transform=axis.transAxes, va="center", fontsize=8)
 
 
 def small(curves: Sequence[tuple[np.ndarray, np.ndarray]], style: Style, title: str, x_title: str) -> str | None:
