@@ -98,7 +98,7 @@ def test_only_experiments_are_listed_the_newest_first(project):
     head = in_git(project, "rev-parse", "HEAD").strip()
     for ref in ("exps/ab/cdef/mine", "exps/exec/EXEC_HEAD", "exps/stash", "exps/celery/stash"):
         in_git(project, "update-ref", f"refs/{ref}", head)
-    assert git.experiments(project) == {"mine": head}
+    assert git.experiments(project) == [("mine", head)]
 
 
 SCRIPT = """

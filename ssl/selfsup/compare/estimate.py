@@ -30,6 +30,7 @@ from selfsup.params import Params
 
 MEASURE = Path(__file__).with_name("measure.py").resolve()
 FLOAT = 4  # bytes
+STARTS = 5  # of check, watch, extraction, and twice that much for DVC itself; protocols and trainings have their own
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def run_cost(one: Mapping[str, Any], network: Mapping[str, Any], job: Job) -> Co
     """Of one run, without what it shares with others."""
     values, samples = job.cell.values, sum(one["samples"].values())
     judged = sum(took or 0.0 for took in network["protocols"].values())
-    starts = one["start"] * (2 + len(network["protocols"]))
+    starts = one["start"] * (STARTS + len(network["protocols"]))
     seconds = training(one, values) + network["extract"] + judged + starts
     return Cost(seconds, one["memory"], 2 * one["weights"] + samples * network["width"] * FLOAT)
 
@@ -173,7 +174,7 @@ def _shared(job: Job, networks: Mapping[str, Mapping[str, Any]], shards: Path, s
     network = networks[backbone(values)]
     features = sum(network["samples"].values()) * network["width"] * FLOAT
     rows = len([name for name in values["baselines"] if name != "majority"])  # whose results are kept for all methods
-    whole = Cost(2 * network["start"] + rows * sum(took or 0.0 for took in network["protocols"].values()))
+    whole = Cost(3 * network["start"] + rows * sum(took or 0.0 for took in network["protocols"].values()))
     if "random" in values["baselines"]:
         whole += Cost(network["extract"], 0, features)
     if "supervised" in values["baselines"]:

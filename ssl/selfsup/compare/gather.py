@@ -46,10 +46,9 @@ class Experiment:
 
 def experiments(root: Path) -> list[Experiment]:
     """All experiments of DVC, the newest first, then the commit HEAD and the workspace, as far as they were run."""
-    revisions = {**git.experiments(root)}
     head = git.git(root, "rev-parse", "HEAD").strip()
-    revisions[head[:7]] = head
-    found = [experiment(root, name, revision) for name, revision in revisions.items()]
+    revisions = [*git.experiments(root), (head[:7], head)]
+    found = [experiment(root, name, revision) for name, revision in revisions]
     own = _of_workspace(root, head)
     return [one for one in [*found, own] if one is not None]
 
@@ -59,7 +58,7 @@ def experiment(root: Path, name: str, revision: str) -> Experiment | None:
     objects = git.files_at(root, revision, ("dvc.lock", "params.yaml"))
     if len(objects) < 2:
         return None
-    lock, values = git.parsed(root, [objects["dvc.lock"], objects["params.yaml"]])
+    lock, values = (git.parsed(root, objects[name]) for name in ("dvc.lock", "params.yaml"))
     return _checked(name, revision, lock, values)
 
 

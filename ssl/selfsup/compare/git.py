@@ -5,6 +5,7 @@ Nothing here changes the user's files, index, branch or stashes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -34,7 +35,9 @@ class Snapshot:
 
 def git(folder: Path, *words: str, index: Path | None = None) -> str:
     """The output of a git command. Raises `UserError` with the first line of what it complains of."""
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"} | ({"GIT_INDEX_FILE": str(index)} if index else {})
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    if index:
+        environment["GIT_INDEX_FILE"] = str(index)
     done = subprocess.run(["git", *words], cwd=folder, env=environment, capture_output=True, start_new_session=True)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
@@ -51,7 +54,9 @@ def snapshot(root: Path) -> Snapshot:
         raise UserError("git is not on PATH: install it; DVC keeps experiments in git")
     try:
         top = Path(git(root, "rev-parse", "--show-toplevel").strip())
-    except UserError:
+    except UserError as error:
+        if "not a git repository" not in str(error):  # such as a folder of another user
+            raise
         raise UserError("no git repository here; run `git init`, then commit: DVC keeps experiments in git") from None
     if top.resolve() != root.resolve():
         raise UserError(f"the git repository is {top}, which is not the project's root; run `git init` here")
@@ -80,36 +85,23 @@ def listed(root: Path, revision: str) -> dict[str, str]:
     return {path: entry.split()[2] for entry, _, path in (line.partition("\t") for line in lines if line)}
 
 
-def experiments(root: Path) -> dict[str, str]:
-    """The commits of DVC's experiments by name, the newest first."""
+def experiments(root: Path) -> list[tuple[str, str]]:
+    """Name and commit of all experiments of DVC, the newest first; those of different commits may share a name."""
     fields = "--format=%(refname) %(objectname)"
     lines = git(root, "for-each-ref", "--sort=-committerdate", fields, "refs/exps/").splitlines()
-    refs = [line.split() for line in lines]
-    found: dict[str, str] = {}
-    for ref, commit in refs:
-        parts = ref.split("/")  # refs/exps/ab/cd.../name; stashes and the refs of a run in progress have other depths
-        if len(parts) == 5 and len(parts[2]) == 2:
-            found.setdefault(parts[4], commit)
-    return found
+    refs = [(ref.split("/"), commit) for ref, _, commit in (line.partition(" ") for line in lines)]
+    # refs/exps/ab/cd.../name; stashes and the refs of a run in progress have other depths
+    return [(parts[4], commit) for parts, commit in refs if len(parts) == 5 and len(parts[2]) == 2]
 
 
-def parsed(root: Path, objects: Sequence[str]) -> list[Any]:
-    """The content of YAML files by object. Parsing one takes a tenth of a second, so the values are kept in `CACHE`."""
-    return [_parsed(root, one) for one in objects]
-
-
-def _parsed(root: Path, name: str) -> Any:
+def parsed(root: Path, name: str) -> Any:
+    """The content of a YAML file by its object. Parsing takes a tenth of a second, so values are kept in `CACHE`."""
     path = root / CACHE / f"{name}.json"
-    try:
+    with contextlib.suppress(OSError, ValueError):
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        pass
     values = of_yaml(git(root, "cat-file", "blob", name))
-    try:
-        with replaced(path) as new:
-            new.write_text(json.dumps(values), encoding="utf-8")
-    except TypeError:  # a date, which JSON does not have
-        return None
+    with contextlib.suppress(OSError, TypeError), replaced(path) as new:  # a date, which JSON does not have
+        new.write_text(json.dumps(values), encoding="utf-8")
     return values
 
 

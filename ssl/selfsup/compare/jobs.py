@@ -73,7 +73,7 @@ class Runner:
         """
         threads: dict[int, threading.Thread] = {}
         with stopping(self.stop) as request:
-            while any(job.open for job in jobs) and not (self.stop.is_set() and not threads):
+            while threads or (any(job.open for job in jobs) and not self.stop.is_set()):
                 for number, thread in list(threads.items()):
                     if not thread.is_alive():
                         del threads[number]
@@ -90,8 +90,7 @@ class Runner:
                 for number in threads:
                     look(jobs[number])
                 self.shown(jobs)
-                if threads or not self.stop.is_set():
-                    time.sleep(EVERY)
+                time.sleep(EVERY)
         self.shown(jobs)
         if request:
             raise KeyboardInterrupt if request[0] == signal.SIGINT else SystemExit(128 + request[0])
@@ -128,7 +127,7 @@ class Runner:
                 return
             job.state, job.log = RUNNING, space.log
             own = environment(self.count) | {"DVC_EXP_BASELINE_REV": taken.head}
-            dvc = _dvc()
+            dvc = dvc_command()
             save = [dvc, "exp", "save", "--force", "--name", job.name, *job.wanted.finals]
             shards = [[dvc, "checkout", "--quiet", "data/shards"]] if self.project.pulled else []
             for words in [*shards, [dvc, "repro", *job.wanted.finals], save]:
@@ -162,7 +161,7 @@ def environment(count: int) -> dict[str, str]:
     return own | {"DVC_NO_ANALYTICS": "true", "PYTHONUNBUFFERED": "1"}
 
 
-def _dvc() -> str:
+def dvc_command() -> str:
     found = shutil.which("dvc")
     if found is None:
         raise UserError("dvc is not on PATH: activate the environment first, `source .venv/bin/activate`")

@@ -25,7 +25,7 @@ from selfsup.compare import gather, git, locks, plan, setup, workspace
 from selfsup.compare.by_dvc import Cache
 from selfsup.compare.comparison import Absent, Comparison, Run
 from selfsup.compare.gather import Experiment
-from selfsup.compare.jobs import DONE, QUEUED, Job, Runner, _dvc
+from selfsup.compare.jobs import DONE, QUEUED, Job, Runner, dvc_command
 from selfsup.compare.leaderboard import leaderboard
 from selfsup.compare.locks import Project, Wanted
 from selfsup.compare.plan import Cell, Plan
@@ -143,10 +143,14 @@ def execute(asked: Asked, count: int) -> None:
     missing = [one for one in asked.jobs if one.state != DONE]
     if not missing:
         return
-    _dvc()
+    dvc_command()
     workspace.tidy(asked.project.root)
-    with shown(count) as view:
-        Runner(asked.project, asked.cache, count, view).run(asked.jobs, ready(asked))
+    try:
+        with shown(count) as view:
+            Runner(asked.project, asked.cache, count, view).run(asked.jobs, ready(asked))
+    except (KeyboardInterrupt, SystemExit):
+        print("the same command continues; with --done it shows what is done", file=sys.stderr)
+        raise
 
 
 def ready(asked: Asked) -> set[str]:
