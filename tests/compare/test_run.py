@@ -1,12 +1,14 @@
 """What a comparison asks for, refuses, shows and estimates, without DVC."""
 
 import io
+import os
+import signal
 from dataclasses import replace
 
 import pytest
 
 from selfsup.compare import estimate, git, jobs, plan, progress, run, setup
-from selfsup.compare.jobs import DONE, FAILED, QUEUED, RUNNING, Job, look, reason
+from selfsup.compare.jobs import DONE, FAILED, QUEUED, RUNNING, STOPPED, Job, look, reason
 from selfsup.compare.leaderboard import differing
 from selfsup.compare.locks import Project
 from selfsup.compare.plan import Cell
@@ -136,6 +138,29 @@ def test_a_failed_run_leaves_the_others_alone(monkeypatch):
     assert (first.state, first.reason, second.state) == (FAILED, "[Errno 28] No space left on device", DONE)
 
 
+@pytest.mark.parametrize(("number", "ended"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_request_to_stop_is_passed_on_and_nothing_else_is_started(number, ended, monkeypatch):
+    monkeypatch.setattr(jobs, "EVERY", 0.01)
+    runner = jobs.Runner(None, None, 1, lambda _: None)
+    closed = []
+
+    def work(one: Job) -> None:
+        one.state = RUNNING
+        os.kill(os.getpid(), number)
+        assert runner.stop.wait(20)
+        one.state = STOPPED
+        jobs.time.sleep(0.1)  # the copy is removed
+        closed.append(one.name)
+
+    monkeypatch.setattr(runner, "_one", work)
+    first, second = job("simclr"), job("byol")
+    before = signal.getsignal(number)
+    with pytest.raises(ended):
+        runner.run([first, second], set())
+    assert (closed, second.state) == ([first.name], QUEUED)
+    assert signal.getsignal(number) == before
+
+
 @pytest.mark.parametrize(
     ("given", "count", "expected"),
     [({}, 1, "8"), ({}, 3, "2"), ({"NPROC": "2"}, 2, "2"), ({"OMP_NUM_THREADS": "5"}, 4, "5"), ({}, 20, "1")],
@@ -156,13 +181,11 @@ def test_rows_of_other_data_or_methods_of_another_budget_are_refused():
     wanted = [project.wanted(cell.values) for cell in (simclr, byol)]
     run.comparable(one, [simclr, byol], wanted)
     longer = replace(byol, values=setup.merged(byol.values, {"pretrain": {"epochs": 51}}))
-    with pytest.raises(
-        UserError, match=r"^simclr and byol have another budget \(`pretrain`\), so their figures cannot"
-    ):
+    with pytest.raises(UserError, match=r"^simclr and byol differ in budget \(`pretrain`\), so their figures must"):
         run.comparable(one, [simclr, longer], wanted)
     run.comparable(one.model_copy(update={"methods": False}), [simclr, longer], wanted)  # a study of batch sizes, say
     fewer = project.wanted(setup.merged(byol.values, {"data": {"limit": 100}}))
-    with pytest.raises(UserError, match=r"^simclr and byol have another data, "):
+    with pytest.raises(UserError, match=r"^simclr and byol differ in data, "):
         run.comparable(one, [simclr, byol], [wanted[0], fewer])
 
 

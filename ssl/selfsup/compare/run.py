@@ -133,7 +133,7 @@ def comparable(asked: Plan, cells: Sequence[Cell], wanted: Sequence[Wanted]) -> 
         for cell, one in zip(cells, differing, strict=False):
             if one != differing[0]:
                 raise UserError(
-                    f"{cells[0].row} and {cell.row} have another {what}, so their figures cannot be ranked together; "
+                    f"{cells[0].row} and {cell.row} differ in {what}, so their figures must not be ranked together; "
                     "compare them apart, or give both the same"
                 )
 
