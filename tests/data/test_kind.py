@@ -200,7 +200,7 @@ COPY = {"a/50.txt": "100 101 102", "b/50.txt": "100  101\n102\n"}  # other bytes
 
 def test_copies_are_sequences_of_equal_numbers(tmp_path):
     options = folder_of(
-        tmp_path / "texts", written("ab", 40) | COPY | {"a/51.txt": "100 101", "b/51.txt": "100101 102"}
+        tmp_path / "texts", written("ab", 40) | COPY | {"a/51.txt": "100 101", "b/51.txt": "10010 1102"}
     )
     index = write(data(**options), 0, tmp_path / "warn", processes=1)
     assert index.copies.surplus == 1 and index.copies.relabelled == 2
@@ -233,7 +233,7 @@ def test_groups_stay_together(tmp_path):
     assert sum(map(len, groups)) == 24 == len(set.union(*groups))
 
 
-BAD = {"a/90.txt": "1 2 three", "a/91.txt": "", "a/92.txt": " \n"}
+BAD = {"a/90.txt": "1 2 three", "a/91.txt": "", "a/92.txt": " \n", "a/93.txt": "9999999999 1"}
 
 
 def test_unreadable_files(tmp_path):
@@ -246,6 +246,7 @@ def test_unreadable_files(tmp_path):
     assert reasons.keys() == BAD.keys()
     assert reasons["a/90.txt"].startswith("no whole numbers: ")
     assert (reasons["a/91.txt"], reasons["a/92.txt"]) == ("an empty file", "no numbers")
+    assert reasons["a/93.txt"] == "a number of more than 16 bits"
     kind = "Files left out, as their names are not those of sequences: 1 .md; convert those that are sequences."
     assert kind in index.notes and index.left_out == {".md": 1}
 

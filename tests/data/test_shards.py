@@ -211,3 +211,14 @@ def test_too_few_unlabelled_images(tmp_path):
     root = class_folders(tmp_path / "images", {".": 2})
     with pytest.raises(UserError, match="too few images, none is left for train"):
         shards(tmp_path / "shards", source="image_folder", path=str(root))
+
+
+def test_a_file_is_counted_once_and_named_by_its_path(tmp_path):
+    root = class_folders(tmp_path / "images", {"a": 9, "b": 9}, size=20)
+    options = {"source": "image_folder", "path": str(root), "image_size": 8}
+    for resize in (None, 10):  # files that are made smaller are decoded twice
+        shards(tmp_path / "shards", resize=resize, **options)
+        assert load_index(tmp_path / "shards").facts.types == {"uint8": 18}
+    (root / "a" / "bad.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=f"^{root}/a/bad.png: unreadable"):
+        shards(tmp_path / "shards", **options)

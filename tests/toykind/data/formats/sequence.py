@@ -35,6 +35,8 @@ def read(file: bytes) -> list[int]:
         raise Unreadable(f"no whole numbers: {error}") from None
     if not numbers:
         raise Unreadable("no numbers")
+    if max(map(abs, numbers)) >= 2**15:
+        raise Unreadable("a number of more than 16 bits")
     return numbers
 
 
