@@ -11,6 +11,7 @@ it holds 0, and every difference that is found is false. `gap` cells have a know
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -138,6 +139,7 @@ def family_wise(cell: Cell, seeds: int, rows: int, repeats: int) -> dict[str, fl
     """How often at least one pair of equally good rows is told apart, and by Holm's correction of the own tests."""
     rng = np.random.default_rng([seeds, rows, cell.images, cell.noisy])
     wrong = {"adjusted": 0, "own": 0}
+    gc.freeze()  # multipletests collects garbage at each call
     for _ in range(repeats):
         right = answers(rng, cell, seeds, rows)
         found = [components(right[a] - right[b], cell) for a, b in combinations(range(rows), 2)]
