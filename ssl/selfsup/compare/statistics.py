@@ -30,10 +30,11 @@ Equal outcomes are no estimate of a deviation. Where all seeds differ by the sam
 images alone account for, (mean over s of c_ss - B) / S, is added to B. Where all images are alike as well, B is that of
 `evaluation.compare` with its two pseudo-units. Where nothing is known of the images, p is 1 and the interval infinite.
 
-Why this rule: `benchmarks/intervals.py` simulates it beside others. A percentile bootstrap over seeds and images covers
-far too little, as 2 to 5 seeds resampled give a variance that is too small by (S - 1) / S and no heavy tails.
-Satterthwaite's degrees of freedom of A + B cover too little with 2 or 3 seeds, and the Behrens-Fisher distribution of
-t sqrt(A) + Z sqrt(B) too much.
+Why this rule: `benchmarks/intervals.py` simulates it beside others. It covers 93 to 98 %, and up to 99.5 % with 2 seeds
+where accuracy is 99 % and few images differ. Satterthwaite's degrees of freedom of A + B cover too little with 2 or 3
+seeds, the Behrens-Fisher distribution of t sqrt(A) + Z sqrt(B) too much. A percentile bootstrap over seeds and images
+is too wide where images make the deviation, as resampling counts e twice, and far too narrow where seeds make it: few
+seeds resampled give a variance that is too small by (S - 1) / S and no heavy tails.
 """
 
 from __future__ import annotations
@@ -190,10 +191,14 @@ def moderated(variance: np.ndarray, freedom: np.ndarray, rows: int) -> tuple[np.
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Adjusted p-values [n] (Holm 1979): a false difference among all n has a chance of at most 5 %."""
-    from statsmodels.stats.multitest import multipletests
+    """Adjusted p-values [n] (Holm 1979): a false difference among all n has a chance of at most 5 %.
 
-    return multipletests(p, method="holm")[1] if len(p) else np.asarray(p, float)
+    The k-th smallest p is multiplied by n + 1 - k, and is at least as large as those before it.
+    """
+    order = np.argsort(p, kind="stable")  # statsmodels' `multipletests` is not used: it collects garbage at each call
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
 
 
 def letters(rows: int, different: Sequence[tuple[int, int]]) -> list[str]:
