@@ -204,7 +204,7 @@ def run(found: Sequence[Study], trials: int) -> None:
     for study in found:
         study.load()
         if study.trials:
-            _log.info("%s: %d trials are kept from before", study.method, min(len(study.trials), trials))
+            _log.info("%s: trials kept from before: %d", study.method, min(len(study.trials), trials))
     for number in range(1, trials + 1):
         for study in found:
             if len(study.trials) >= number:
