@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 
@@ -48,33 +46,3 @@ def test_features_without_a_second_direction_have_no_decay():
     constant = label_free.run(of(np.ones((5, 3), np.float32)), PARAMS, 0)
     assert constant.metrics["uniformity"].value == constant.metrics["spread"].value == 0
     assert label_free.run(of(np.ones((1, 3), np.float32)), PARAMS, 0).metrics == {}
-
-
-def slow_lidar(views, delta=1e-4, eps=1e-8):
-    """Equations 1 to 4 of Thilak et al. 2023, image by image."""
-    width, mean = views.shape[2], views.mean(axis=(0, 1))
-    between, within = np.zeros((width, width)), delta * np.eye(width)
-    for image in views:
-        own = image.mean(axis=0)
-        between += np.outer(own - mean, own - mean) / len(views)
-        for view in image:
-            within += np.outer(view - own, view - own) / (len(views) * len(image))
-    value, vector = np.linalg.eigh(within)
-    root = vector @ np.diag(value**-0.5) @ vector.T
-    weights = np.linalg.eigvalsh(root @ between @ root)
-    p = weights / np.abs(weights).sum() + eps
-    return math.exp(-sum(x * math.log(x) for x in p))
-
-
-def test_lidar_equals_the_slow_transcription():
-    rng = np.random.default_rng(3)
-    views = rng.normal(size=(40, 1, 6)) * [5, 3, 2, 1, 0.5, 0.1] + 0.3 * rng.normal(size=(40, 7, 6))
-    assert label_free.lidar(views) == pytest.approx(slow_lidar(views))
-
-
-def test_lidar_counts_directions_that_differ_between_images_not_between_views():
-    rng = np.random.default_rng(4)
-    images = np.pad(rng.normal(size=(500, 1, 3)), ((0, 0), (0, 0), (0, 5)))
-    noise = np.pad(rng.normal(size=(500, 20, 5)), ((0, 0), (0, 0), (3, 0)))
-    assert label_free.lidar(images + 3 * noise) == pytest.approx(3, abs=0.05)
-    assert label_free.lidar(np.ones((10, 2, 4))) == 1.0

@@ -3,9 +3,9 @@
     python -m selfsup.compare.without_labels --file compare/digits.yaml --protocols knn linear few_label label_free
 
 It takes the options of compare/run.py, runs nothing, and prints a table of the runs that are done. The measures are the
-metrics of the protocol `label_free`, where it was run, and the monitors of the training. A correlation of 1 means that
-the measure orders methods (or the checkpoints of one run) as kNN accuracy on labelled images does; signs are turned so
-that more is better. Methods that train with labels are left out.
+metrics of the protocols `label_free` and `invariance`, where they were run, and the monitors of the training. A
+correlation of 1 means that the measure orders methods (or the checkpoints of one run) as kNN accuracy on labelled
+images does; signs are turned so that more is better. Methods that train with labels are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from selfsup.compare.leaderboard import leaderboard
 from selfsup.compare.locks import Project
 from selfsup.errors import UserError, one_line_errors
 
-PROTOCOL, TARGET = "label_free", ("knn", "top1")
+PROTOCOLS, TARGET = ("label_free", "invariance"), ("knn", "top1")
 MONITORS = {
     "rankme": ("RankMe", 1),
     "spread": ("spread", 1),
@@ -113,10 +113,11 @@ def accuracy(one: Run) -> float | None:
 
 def measures(one: Run) -> dict[str, float]:
     """The label-free measures of a run by title, each turned so that more is better."""
-    found = one.found[PROTOCOL].results["method"].metrics if PROTOCOL in one.found else {}
+    results = [one.found[protocol].results["method"] for protocol in PROTOCOLS if protocol in one.found]
     own = {
         f"{metric.title} of the test features": metric.value if metric.higher_is_better else -metric.value
-        for metric in found.values()
+        for result in results
+        for metric in result.metrics.values()
     }
     for monitor, (title, sign) in MONITORS.items():
         values = [row[monitor] for row in one.curve if _has(row, monitor)]
@@ -164,7 +165,7 @@ def markdown(comparison: Comparison) -> str:
     if not found:
         raise UserError(
             f"{comparison.name}: no label-free measure has {FEWEST} methods with kNN figures on one backbone; run more "
-            f"methods, with `--protocols knn {PROTOCOL}`"
+            f"methods, with `--protocols knn {PROTOCOLS[0]}`"
         )
     lines = [f"# May one choose without labels? {comparison.title}"]
     for where in dict.fromkeys(one.where for one in found):

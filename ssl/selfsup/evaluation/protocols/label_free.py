@@ -4,8 +4,8 @@ RankMe (Garrido et al. 2023) and uniformity (Wang & Isola 2020) are those of the
 `features/measures.py`. alpha-ReQ is `decay`. Whether any of them orders methods or checkpoints as accuracy does is a
 question that `compare/without_labels.py` answers from finished runs; nothing here is ranked.
 
-LiDAR and alignment need several views of each image. `lidar` and `nn/hypersphere.py` have them as functions of such
-views, and they are left out here: features on disk hold one view per image.
+LiDAR and alignment need several views of each image and are those of the protocol `invariance`: features on disk hold
+one view per image.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ TITLE = "without labels"
 NEEDS = {"features"}
 
 TINY = 1e-10  # of the largest eigenvalue: below it a component is rounding
-DELTA = 1e-4  # of the within-image covariance in LiDAR
-EPS = 1e-8
 DIGITS = 6  # after the point: as many as two linear algebra libraries agree on
-LEFT_OUT = "LiDAR and alignment are left out: they need several views per image, and features hold one"
+LEFT_OUT = "LiDAR and alignment need views: the protocol invariance has them"
 
 
 class Params(Strict):
@@ -85,25 +83,3 @@ def decay(features: np.ndarray) -> tuple[float, int]:
         return math.nan, len(eigenvalues)
     slope = np.polyfit(np.log(np.arange(1, len(eigenvalues) + 1)), np.log(eigenvalues), 1)[0]
     return round(float(-slope), DIGITS), len(eigenvalues)
-
-
-def lidar(views: np.ndarray) -> float:
-    """Effective rank, 1 to D, of how images differ beyond how their views do; `views` [N Q D], Q >= 2 views per image.
-
-    With B the covariance of the images' means, W that of views around their image's mean plus delta I, and l_i the
-    eigenvalues of W^-1/2 B W^-1/2: exp(-sum_i p_i log p_i), p_i = l_i / sum_j l_j + eps. Thilak et al. 2023, "LiDAR:
-    Sensing Linear Probing Performance in Joint Embedding SSL Architectures", arXiv:2312.04000, equations 1 to 4.
-    """
-    from scipy.linalg import eigh
-
-    x = np.asarray(views, np.float64)
-    means = x.mean(axis=1)  # [N D]
-    centred = means - means.mean(axis=0)
-    between = centred.T @ centred / len(means)
-    rest = (x - means[:, None]).reshape(-1, x.shape[2])
-    within = rest.T @ rest / len(rest) + DELTA * np.eye(x.shape[2])
-    values = np.clip(eigh(between, within, eigvals_only=True), 0, None)
-    if values.sum() == 0:
-        return 1.0
-    p = values / values.sum() + EPS
-    return float(np.exp(-(p * np.log(p)).sum()))
