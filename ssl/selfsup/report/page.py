@@ -21,6 +21,7 @@ from selfsup.features.measures import label_free
 from selfsup.features.store import MAJORITY, WEIGHTS, FeatureSet
 from selfsup.files import replaced
 from selfsup.report import charts, pictures, sections
+from selfsup.report import map as interactive
 from selfsup.report.headline import headline
 from selfsup.report.scores import NAMES, Scores, confusions, read_scores, tables
 from selfsup.report.template import render
@@ -30,14 +31,22 @@ if TYPE_CHECKING:
     from selfsup.params import Params
 
 CLASSES_IN_LEGEND = 40
+MAP = "map.html"  # beside the page
 
 
 def write_report(params: Params, inputs: Inputs, path: Path, views: bytes | None = None) -> None:
-    """Render the page of the working folder to `path`; `views` is a PNG of a few images and their views."""
+    """Render the page of the working folder to `path`, and the interactive map beside it.
+
+    `views` is a PNG of a few images and their views.
+    """
     sheet = pictures.data_uri(views) if views else None
-    page = render("page.html", **contents(params, inputs), views=sheet)
-    with replaced(path) as new:
-        new.write_text(page, encoding="utf-8")
+    shown = contents(params, inputs)
+    map_page = shown.pop("map")
+    page = render("page.html", **shown, map_file=MAP if map_page else None, views=sheet)
+    for place, text in ((path, page), (path.with_name(MAP), map_page)):
+        if text is not None:
+            with replaced(place) as new:
+                new.write_text(text, encoding="utf-8")
 
 
 def contents(params: Params, inputs: Inputs) -> dict[str, Any]:
@@ -53,6 +62,7 @@ def contents(params: Params, inputs: Inputs) -> dict[str, Any]:
     names |= {MAJORITY: NAMES[MAJORITY]}
     scores = all_scores(params, inputs)
     run = training_run(params)
+    places = interactive.layouts(sets, test, params.seed)
     free = [(one.row, label_free(one.load("test", test.samples), params.seed)) for one in sets if test.samples > 1]
     return {
         "name": name,
@@ -68,11 +78,16 @@ def contents(params: Params, inputs: Inputs) -> dict[str, Any]:
         "facts": facts(run),
         "missing": inputs.missing,
         "not_run": [(one.title, one.why_not) for one in scores if one.why_not],
-        "notes": [*load_index("data/shards").notes, *sections.notes(scores)],
+        "notes": [
+            *load_index("data/shards").notes,
+            *sections.notes(scores),
+            *sections.left_out(scores, inputs.missing, names),
+        ],
         **judged(scores, names, train.classes),
         "curves": charts.curves(read_curves(Path("plots/pretrain.csv"))),
         "free": free,
-        "maps": maps(sets, test, params.seed),
+        "maps": maps(places, test, params.seed),
+        "map": interactive.page(f"{name} on {test.data.title}", names, sets, test, places, params.seed),
         "map_points": min(test.samples, pictures.POINTS),
         "legend": legend(train.classes),
         **neighbour_sides(sets, test, train, params.seed),
@@ -145,16 +160,13 @@ def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
     return [(title, show(run[key])) for key, (title, show) in kinds.items() if run.get(key) is not None]
 
 
-def maps(sets: Sequence[FeatureSet], test: Split, seed: int) -> list[tuple[str, str | None]]:
+def maps(places: interactive.Layouts, test: Split, seed: int) -> list[tuple[str, str | None]]:
     """t-SNE of the pretrained features and of raw pixels, as (row, data URI); None where there is nothing to draw."""
     shown = pictures.sample(test.samples, pictures.POINTS, seed)
-    found: list[tuple[str, str | None]] = []
-    for one in sets:
-        if one.row in ("method", "pixels"):
-            places = pictures.tsne(one.load("test", test.samples)[shown], seed)
-            drawn = None if places is None else pictures.scatter(places, test.labels[shown], len(test.classes))
-            found.append((one.row, drawn))
-    return found
+    return [
+        (row, pictures.scatter(own["t-SNE"], test.labels[shown], len(test.classes)) if "t-SNE" in own else None)
+        for row, own in places.items()
+    ]
 
 
 def neighbour_sides(sets: Sequence[FeatureSet], test: Split, train: Split, seed: int) -> dict[str, Any]:

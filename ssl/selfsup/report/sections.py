@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,16 @@ ROWS_OF_TABLE = 200
 def notes(scores: Sequence[Scores]) -> list[str]:
     """What protocols left out or changed."""
     return [f"{one.title}: {line}" for one in scores if one.found for line in one.found.notes]
+
+
+def left_out(scores: Sequence[Scores], known: Mapping[str, str], names: Mapping[str, str]) -> list[str]:
+    """Rows that a protocol could not judge, with its reason; `known` are missing from all."""
+    return [
+        f"{one.title}: {names.get(row, row)} {why}"
+        for one in scores
+        for row, why in (one.found.missing.items() if one.found else ())
+        if row not in known
+    ]
 
 
 def groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
