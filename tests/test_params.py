@@ -107,6 +107,11 @@ def test_a_whole_number_may_stand_for_a_real_one(read):
         ("method", "method: zzz", "method: unknown 'zzz'. Known: "),
         ("protocols", "protocols: [knn, knn]", "evaluation.protocols: names something twice, got ['knn', 'knn']"),
         (
+            "encoder_protocols",
+            "encoder_protocols: [layers, layers]",
+            "evaluation.encoder_protocols: names something twice, got ['layers', 'layers']",
+        ),
+        (
             "baselines",
             "baselines: [pixel]",
             "baselines.0: input should be 'majority', 'pixels', 'random' or 'supervised'",

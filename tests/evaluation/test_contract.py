@@ -97,6 +97,27 @@ def test_a_block_that_is_no_section_is_one_line():
         evaluation(nearest=3)
 
 
+@pytest.mark.parametrize(
+    ("lists", "line"),
+    [
+        (
+            (["layers"], []),
+            "evaluation.protocols: layers looks inside the network; move it to evaluation.encoder_protocols",
+        ),
+        (
+            (["knn"], ["knn"]),
+            "evaluation.encoder_protocols: knn does not look inside the network; move it to evaluation.prot",
+        ),
+        ((["knn"], ["layer"]), "evaluation.encoder_protocols: unknown 'layer'; did you mean layers? Known: "),
+    ],
+)
+def test_a_protocol_in_the_wrong_list_is_one_line(lists, line):
+    chosen = values()["evaluation"] | dict(zip(("protocols", "encoder_protocols"), lists, strict=True))
+    with pytest.raises(UserError, match=re.escape(f"params.yaml: {line}")) as raised:
+        protocols.blocks(parse(Evaluation, chosen))
+    assert "\n" not in str(raised.value)
+
+
 def test_a_protocol_without_a_block_is_one_line(toy):
     for chosen in (["nearest"], ["nearest", "nothing"]):
         with pytest.raises(
