@@ -25,7 +25,8 @@ def main() -> None:
     inputs = read_inputs(params)
     with record.nested(params, "report", inputs.weights, inputs.computed_from(params)) as (_, run):
         write_report(params, inputs, path, views_sheet(task, split, params.seed))
-        run.artifact(path)
+        for file in sorted(path.parent.glob("*.html")):  # the page and the map beside it
+            run.artifact(file)
     print(f"report: {path}")
 
 
