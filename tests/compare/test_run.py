@@ -4,6 +4,7 @@ import io
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -125,7 +126,8 @@ def test_what_runs_share_is_computed_by_one_of_them_first(monkeypatch):
 
 def test_a_failed_run_leaves_the_others_alone(monkeypatch):
     monkeypatch.setattr(jobs, "EVERY", 0.01)
-    runner = jobs.Runner(None, None, 1, lambda _: None)
+    runner = jobs.Runner(Project(ROOT, git.snapshot(ROOT)), None, 1, lambda _: None)
+    monkeypatch.setattr(jobs.shutil, "disk_usage", lambda _: SimpleNamespace(free=11_000_000))
 
     def work(one: Job) -> None:
         if one.cell.method == "simclr":
@@ -135,7 +137,8 @@ def test_a_failed_run_leaves_the_others_alone(monkeypatch):
     monkeypatch.setattr(runner, "_one", work)
     first, second = job("simclr"), job("byol")
     runner.run([first, second], set())
-    assert (first.state, first.reason, second.state) == (FAILED, "[Errno 28] No space left on device", DONE)
+    assert (first.state, second.state) == (FAILED, DONE)
+    assert first.reason == "[Errno 28] No space left on device; only 11 MB of disk are left, so free some space"
 
 
 @pytest.mark.parametrize(("number", "ended"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])

@@ -21,6 +21,7 @@ from selfsup.compare.plan import Cell
 from selfsup.errors import UserError
 
 TAIL = 8_192  # bytes of a run's output that are searched for what it does
+FULL = 200e6  # bytes; with less, a full disk is the likely cause of a failure
 EVERY = 0.5  # seconds between two looks at the runs
 QUEUED, RUNNING, ELSEWHERE, DONE, FAILED, STOPPED = "queued", "running", "in use", "done", "failed", "stopped"
 
@@ -105,6 +106,8 @@ class Runner:
             job.state, job.reason = FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
         finally:
             job.ended = time.monotonic()
+            if job.state == FAILED:
+                job.reason += space_left(self.project.root)
 
     def _one(self, job: Job) -> None:
         root, taken = self.project.root, self.project.snapshot
@@ -185,6 +188,12 @@ def stopping(stop: threading.Event) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def space_left(folder: Path) -> str:
+    """A remark on a disk that is full, or nearly; the run that filled it often could not report that."""
+    left = shutil.disk_usage(folder).free
+    return f"; only {left / 1e6:.0f} MB of disk are left, so free some space" if left < FULL else ""
 
 
 def look(job: Job) -> None:
