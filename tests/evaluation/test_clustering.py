@@ -115,3 +115,12 @@ def test_the_seed_draws_the_starts():
     features, labels = splits(7)
     first, again, other = (flat(clustering.run(features, labels, PARAMS, seed=seed)) for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_only_the_first_accuracy_takes_names_from_test_labels():
+    """The test images' classes change places. Clusters do not, so that names by training labels are wrong."""
+    features, labels = splits(8, sizes=(200, 60, 120))
+    moved = labels._replace(test=(labels.test + 1) % 4)
+    plain, other = (clustering.run(features, each, PARAMS, seed=0).metrics for each in (labels, moved))
+    assert other["accuracy"].value == pytest.approx(plain["accuracy"].value)
+    assert plain["named_by_train"].value > 0.6 and other["named_by_train"].value < 0.3
