@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics as middle
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 from selfsup.compare import statistics
 from selfsup.compare.comparison import Run
@@ -45,12 +46,12 @@ def of_block(runs: Sequence[Run], rows: Sequence[Row], columns: Sequence[Column]
     methods = [row for row in rows if not row.baseline]
     first = [one for one in columns if one.headline and any(row.key in one.scores for row in methods)]
     few = [one for one in columns if one.curve and one.curve.few and not _has_balanced(one, columns)]
-    found = [Sentence("best", LEADS)] if {one.protocol for one in first} <= set(HEADLINES) else []
+    found = [Sentence("best", LEADS)] if {one.protocol for one in first} == set(HEADLINES) else []
     found += [Sentence("best", text) for one in first for text in _best(one, methods)]
     found += [Sentence("baselines", text) for one in first for text in _against_baselines(one, rows)]
     found += [Sentence("few labels", text) for text in _few_labels(few, rows)]
     found += [Sentence("cost", text) for text in _cost(runs, first, methods)]
-    found += [Sentence("seeds", text) for text in _seeds(methods)]
+    found += [Sentence("seeds", text) for text in _seeds(methods, first)]
     found += [Sentence("decide", text) for one in first for text in _decide(one, methods)]
     return [*(Sentence("conditions", text) for text in _backbones(methods)), *found]
 
@@ -161,7 +162,7 @@ def _count(rows: Sequence[Row], known: int, verbs: tuple[str, str]) -> str:
     if len(rows) < 2 or known == 1:
         return f"{named(rows) if rows else 'no method'} {verbs[0]}"
     if len(rows) == known:
-        return f"all {known} methods {verbs[1]}"
+        return f"{'both' if known == 2 else f'all {known}'} methods {verbs[1]}"
     return f"{len(rows)} of {known} methods {verbs[1]} ({named(rows)})"
 
 
@@ -184,11 +185,10 @@ def _few_labels(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]
         if not judged:
             continue
         pays = [row for row in judged if all(_ahead(column, row, rival) for rival in own[row.key])]
-        best = f", {pays[0].title} first with {figure(column.scores[pays[0].key], column.unit)}" if pays else ""
-        count = len(pays) or "none"
-        parts.append(f"at {column.title} {count} of {len(judged)} methods{best}")
+        best = f" ({pays[0].title} first with {figure(column.scores[pays[0].key], column.unit)})" if pays else ""
+        parts.append(f"at {column.title} {len(pays) or 'none'} of {len(judged)}{best}")
     if parts:
-        yield f"Ahead of all baselines without labels with few labels: {'; '.join(parts)}."
+        yield f"With few labels, methods ahead of all baselines that saw no labels: {'; '.join(parts)}."
 
 
 def _cost(runs: Sequence[Run], columns: Sequence[Column], methods: Sequence[Row]) -> Iterator[str]:
@@ -202,7 +202,8 @@ def _cost(runs: Sequence[Run], columns: Sequence[Column], methods: Sequence[Row]
     medians = {row: middle.median(own) for row, own in seconds.items()}
     low, high = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
     total = sum(map(sum, seconds.values()))
-    text = f"Pretraining took {_duration(total)} for {sum(map(len, seconds.values()))} runs"
+    count = sum(map(len, seconds.values()))
+    text = f"Pretraining took {_duration(total)} for {count} run{'s' * (count > 1)}"
     if low != high:
         text += f", from {_duration(medians[low])} ({low}) to {_duration(medians[high])} ({high}) per run"
     for column in columns[:1]:
@@ -226,7 +227,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _seeds(methods: Sequence[Row]) -> Iterator[str]:
+def _seeds(methods: Sequence[Row], columns: Sequence[Column]) -> Iterator[str]:
     """What the number of seeds cannot tell."""
     most = max(len(row.seeds) for row in methods)
     if most == 1:
@@ -243,6 +244,10 @@ def _seeds(methods: Sequence[Row]) -> Iterator[str]:
     if fewer := [row for row in methods if len(row.seeds) < most]:
         have = "have" if len(fewer) > 1 else "has"
         yield f"{named(fewer)} {have} fewer seeds than others. A pair is compared over the seeds that both rows have."
+    for column in columns[:1]:
+        for one, two in combinations([row for row in methods if row.key in column.scores], 2):
+            if column.pair(one.key, two.key) is None:
+                yield f"{one.title} and {two.title} have no seed in common, so nothing is known of their difference."
 
 
 def _decide(column: Column, methods: Sequence[Row]) -> Iterator[str]:
