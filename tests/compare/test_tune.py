@@ -145,7 +145,11 @@ def test_the_files_tell_what_was_found(project, monkeypatch):
     rows = list(csv.DictReader((project / "compare/tuned-mine/index.csv").open()))
     trial = kept(project)["simclr 2"]
     assert len(rows) == 8 and rows[1]["optimizer.lr"] == str(trial["values"]["optimizer.lr"])
-    best = max(float(row["knn"]) for row in rows[:4] if row["state"] == "finished")
+    best, other = (
+        max(float(row["knn"]) for row in part if row["state"] == "finished") for part in (rows[:4], rows[4:])
+    )
+    error = max(100 * math.sqrt(p * (1 - p) / 20) for p in (best, other))
+    assert f"a standard error of up to {error:.1f} points" in report
     assert f"| simclr | 4 (0, 0) | {100 * float(rows[0]['knn']):.1f} | {100 * best:.1f} |" in report
     head = (project / "setups/tuned-mine.yaml").read_text()
     assert "#   dvc exp run $(python -m selfsup.compare.setup tuned-mine) -S method=simclr\n" in head

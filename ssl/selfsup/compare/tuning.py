@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -112,13 +113,23 @@ class Tuning:
             "",
             *("| " + " | ".join(row) + " |" for row in rows),
             "",
-            "Trial 1 is the recipe as it is. The best of many readings of the same images is too high, and so is the",
-            "gain. What tuning is worth is measured on the test split.",
+            f"Trial 1 is the recipe as it is. A reading has a standard error of up to {self._error():.1f} points, so a",
+            "smaller gain may be noise. The best of many readings of the same images is too high, and so is the gain.",
+            "What tuning is worth is measured on the test split.",
             "",
             f"- `{self.command}`, commit {self.commit}",
             f"- ranges: `{self.file}`, digest {self.ranges}",
         ]
         return "\n".join(lines) + "\n"
+
+    def _error(self) -> float:
+        """The largest standard error of a best reading p of n held-out samples, points: 100 sqrt(p (1 - p) / n)."""
+        found = [0.0]
+        for study in self.studies:
+            best = study.best(self.count)
+            count = sum(splits["validation"].samples for splits in study.data.values())
+            found += [100 * math.sqrt(best.accuracy * (1 - best.accuracy) / count)] if best else []
+        return max(found)
 
     def _row(self, study: Study) -> list[str]:
         trials, best = study.trials[: self.count], study.best(self.count)
