@@ -12,7 +12,7 @@ import pytest
 from selfsup.compare import by_dvc, cells, differences, page, parts, pictures
 from selfsup.compare.comparison import Absent, Comparison, Design
 from selfsup.data.loader import open_split
-from selfsup.evaluation.result import Metric
+from selfsup.evaluation.result import Metric, Plot
 from selfsup.report import charts
 from tests.compare import reading, synthetic
 from tests.evaluation import workspace
@@ -454,6 +454,29 @@ def test_classes_are_accuracies_within_each_class(five, tree):
         for c, cell in enumerate(own):
             shares = [100 * np.mean(one.results["method"].predicted[one.label == c] == c) for one in runs]
             assert cell == f"{np.mean(shares):.0f}"
+
+
+def test_plots_of_protocols_are_overlaid_where_their_places_are_the_same(five, monkeypatch):
+    def plotted(run):
+        ticks = ["stem", "block"] if run.backbone == "conv" else ["patch", "middle", "end"]
+        plot = Plot(
+            "From which layer", "layer", "test accuracy", [(i, 0.5 + 0.1 * i) for i in range(len(ticks))], ticks=ticks
+        )
+        knn = run.found["knn"]
+        results = {**knn.results, "method": replace(knn.results["method"], plots={"layers": plot})}
+        return replace(run, found={**run.found, "knn": replace(knn, results=results)})
+
+    drawn = []
+    monkeypatch.setattr(
+        pictures, "overlay", lambda read, look, x, y, ticks: drawn.append((read, x, y, ticks)) or "<svg/>"
+    )
+    look = parts.styles_of(five, synthetic.judged(five))
+    found = parts.plots([plotted(run) for run in five.runs], look)
+    assert [one.title for one in found] == ["kNN: From which layer"] * 2
+    (conv, x, y, ticks), (vit, *_, places) = drawn
+    assert (set(conv), set(vit)) == ({"byol", "simclr", "vicreg", "simsiam"}, {"mae"})
+    assert (x, y, ticks, places) == ("layer", "test accuracy, %", ("stem", "block"), ("patch", "middle", "end"))
+    assert [len(own) for own in conv.values()] == [3] * 4 and conv["byol"][0][1].tolist() == pytest.approx([50, 60])
 
 
 def test_disagreements_are_counted_over_all_seeds(five):

@@ -11,6 +11,7 @@ from selfsup.compare import cells, differences, pictures
 from selfsup.compare.comparison import Comparison, Conditions, Run
 from selfsup.compare.judgement import Block, Column, Judgement
 from selfsup.compare.pictures import Interval, Point, Style, shown
+from selfsup.evaluation.result import Plot
 from selfsup.features.store import MAJORITY
 from selfsup.report.scores import UNITS
 
@@ -55,6 +56,7 @@ class Part:
     tables: Sequence[cells.Table]
     forests: Sequence[Figure]
     label_curves: Sequence[Figure]
+    plots: Sequence[Figure]  # of protocols
     cost: Figure | None
     costs: Costs
     training: Sequence[Figure]  # all methods in one chart
@@ -74,6 +76,7 @@ def of_block(comparison: Comparison, block: Block, look: Mapping[str, Style], sh
         tables=cells.tables(block),
         forests=[one for column in headlines[:FORESTS] if (one := forest(block, column, look))],
         label_curves=label_curves(block, look),
+        plots=plots(runs, look),
         cost=score_over_time(headlines, runs, look),
         costs=costs(block, runs),
         training=training(runs, look),
@@ -248,6 +251,26 @@ def _over_labels(
     return found
 
 
+def plots(runs: Sequence[Run], look: Mapping[str, Style]) -> list[Figure]:
+    """The plots that protocols made of the methods, those of equal places on the x axis in one chart."""
+    groups: dict[tuple[str, str, tuple[str, ...]], list[tuple[Run, Plot]]] = {}
+    for run in runs:
+        for found in run.found.values():
+            for name, plot in found.results["method"].plots.items():
+                groups.setdefault((found.title, name, tuple(plot.ticks)), []).append((run, plot))
+    drawn = []
+    for (protocol, _, ticks), own in groups.items():
+        read: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for run, plot in own:
+            x, y = (np.array(values, np.float64) for values in zip(*plot.points, strict=True))
+            read.setdefault(run.row, []).append((np.arange(len(x)) if ticks else x, shown(1.0, plot.unit) * y))
+        first = own[0][1]
+        y_title = f"{first.y}, {UNITS[first.unit]}" if first.unit != "none" else first.y
+        if svg := pictures.overlay(read, look, first.x, y_title, ticks):
+            drawn.append(Figure(f"{protocol}: {first.title}", svg, "One thin line per seed."))
+    return drawn
+
+
 def score_over_time(headlines: Sequence[Column], runs: Sequence[Run], look: Mapping[str, Style]) -> Figure | None:
     """The first headline over the mean seconds of pretraining; None without times of two methods."""
     seconds: dict[str, list[float]] = {}
@@ -347,11 +370,8 @@ def study(comparison: Comparison) -> Figure | None:
     if comparison.design is None or not comparison.runs:
         return None
     drawn = pictures.study(comparison.design, comparison.runs)
-    caption = "Means over seeds."
-    if not comparison.design.pairs:
-        caption = (
-            "One dot per run, lines through the means over seeds. Broken lines: the same networks with random weights."
-        )
+    dots = "One dot per run; lines or dashes: means over seeds. Broken lines: the same networks with random weights."
+    caption = "Means over seeds." if comparison.design.pairs else dots
     return Figure("Found", drawn, caption)
 
 

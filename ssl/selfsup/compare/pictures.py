@@ -203,8 +203,13 @@ Curves = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]
 """By row, x and y of each seed's curve; y may have NaN where nothing was read."""
 
 
-def overlay(curves: Curves, look: Mapping[str, Style], x_title: str, y_title: str) -> str | None:
-    """One thin line per seed, all rows in one chart with the names at the ends; None without a finite number."""
+def overlay(
+    curves: Curves, look: Mapping[str, Style], x_title: str, y_title: str, ticks: Sequence[str] = ()
+) -> str | None:
+    """One thin line per seed, all rows in one chart with the names at the ends; None without a finite number.
+
+    `ticks` are names of the places 0, 1, 2 ... on the x axis.
+    """
     read = {row: [_thinned(x, y) for x, y in own] for row, own in curves.items()}
     read = {row: [(x, y) for x, y in own if len(x)] for row, own in read.items()}
     read = {row: own for row, own in read.items() if own}
@@ -220,6 +225,9 @@ def overlay(curves: Curves, look: Mapping[str, Style], x_title: str, y_title: st
                 charts.marked(line, look[row].group, row)
         ends = {row: float(np.mean([y[-1] for _, y in own])) for row, own in read.items() if look[row].colour != GREY}
         _names_at_the_end(axis, ends, look, {row: row for row in ends})
+        if ticks:
+            long = sum(map(len, ticks)) > 40
+            axis.set_xticks(range(len(ticks)), ticks, rotation=45 if long else 0, ha="right" if long else "center")
         axis.set_xlabel(x_title)
         axis.set_ylabel(y_title)
 
@@ -353,8 +361,8 @@ def _lines(axis: Axes, design: Design, runs: Sequence[Run], reading: str) -> Non
         means = {
             x: float(np.mean([value for place, value in dots if place == x])) for x in sorted({x for x, _ in dots})
         }
-        joined = "-" if ordered else ""
-        axis.plot(list(means), list(means.values()), color=colour, linestyle=joined, linewidth=1.6, label=series)
+        drawn = {"linestyle": "-", "marker": ""} if ordered else {"linestyle": "", "marker": "_", "markersize": 16}
+        axis.plot(list(means), list(means.values()), color=colour, linewidth=1.6, label=series, **drawn)
         for place, value in dots:
             axis.plot(place, value, "o", color=colour, markersize=5)
     for height, colour in untrained.items():

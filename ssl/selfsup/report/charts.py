@@ -211,9 +211,7 @@ def svg(draw: Callable[[Figure], None], width: float, height: float, title: str)
     text = re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", text, count=1)
     text = text.replace("<svg", f'<svg role="img" aria-label={quoteattr(title)}', 1)
     text = re.sub(rf""" id=(["']){_MARK}(\S+) (.*?)\1>""", r' class="\2"><title>\3</title>', text)
-    text = re.sub(
-        r' id="[A-Za-z0-9]+(?:[._][A-Za-z0-9.]+)*_\d+"', "", text
-    )  # matplotlib's counters, which nothing refers to
+    text = re.sub(r' id="[A-Za-z0-9]+(?:[._][A-Za-z0-9.]+)*_\d+"', "", text)  # counters that nothing refers to
     places = r' (?:d|x|y|width|height|transform)="[^"]*"'
     text = re.sub(places, lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text)
     return text.replace(INK, "currentColor").replace(GRID, "var(--line)").replace(PAPER, "var(--card)")
