@@ -6,7 +6,8 @@ Goyal et al. 2019, "Scaling and Benchmarking Self-Supervised Visual Representati
 error on an image of the class counts twice. The metric is the mean over classes of the average precision (mAP).
 
 Differences from the paper: C is taken from the grid in `params.yaml` instead of 26 values, and liblinear solves the
-primal problem where there are more images than features, which is faster and takes no random order.
+primal problem where there are more images than features, which is faster and takes no random order. With `c` values and
+`folds` there are c x folds + 1 fits per class, all in memory: made for thousands of images, not for a million.
 """
 
 from __future__ import annotations
