@@ -427,3 +427,20 @@ def test_estimates_of_balance_are_optional():
     run = replace(synthetic.comparison(SKILLS, (0,), whole=True).runs[0], found={"knn": found})
     block = block_of(Comparison("a", "a", ["byol"], [0], [run]))
     assert [column.scores["byol"].mean for column in block.columns] == [0.5, 0.4]
+
+
+def test_the_best_of_rows_with_different_seeds_is_one_that_no_other_beats():
+    """The first row has the highest mean by an easy seed of its own, and is behind the second where both have seeds."""
+    values = {"byol": {0: 0.5, 1: 0.5, 2: 0.5, 3: 2.5}, "simclr": {0: 0.7, 1: 0.71, 2: 0.7}}
+    rng = np.random.default_rng(0)
+
+    def metrics(run):
+        outcomes = values[run.row][run.seed] + 0.01 * rng.normal(size=200)
+        return {"top1": Metric(float(outcomes.mean()), "top-1", outcomes=outcomes)}
+
+    whole = synthetic.comparison({"byol": 1.0, "simclr": 1.0}, (0, 1, 2, 3), whole=True)
+    part = replace(whole, runs=[run for run in whole.runs if run.seed in values[run.row]])
+    comparison = only(part, "knn", metrics)
+    scores = column_of(comparison).scores
+    assert scores["byol"].mean > scores["simclr"].mean
+    assert texts(comparison, "best")[-1].startswith("kNN, top-1: simclr is best with 70.3 ± 0.6 %, ahead of byol.")

@@ -13,7 +13,7 @@ from selfsup.compare import statistics
 from selfsup.compare.comparison import Run
 from selfsup.compare.judgement import HEADLINES, Block, Column, Row, Score, Sentence
 from selfsup.compare.statistics import ALPHA
-from selfsup.evaluation.result import Unit
+from selfsup.evaluation.result import BALANCED, Unit
 from selfsup.features.store import MAJORITY
 from selfsup.report.scores import number, with_unit
 
@@ -57,7 +57,7 @@ def of_block(runs: Sequence[Run], rows: Sequence[Row], columns: Sequence[Column]
 
 
 def _has_balanced(column: Column, columns: Sequence[Column]) -> bool:
-    return any(one.balanced and not column.balanced and one.key.startswith(column.key) for one in columns)
+    return any(one.key == f"{column.key}{BALANCED}" for one in columns)
 
 
 def _backbones(methods: Sequence[Row]) -> Iterator[str]:
@@ -93,8 +93,12 @@ def ranked(column: Column, rows: Sequence[Row]) -> list[Row]:
 
 
 def best_group(column: Column, methods: Sequence[Row]) -> list[Row]:
-    """The methods that no method is significantly better than, best mean first."""
-    return [row for row in ranked(column, methods) if (column.scores[row.key].ranks or (1, 1))[0] == 1]
+    """The methods that no method is significantly better than, best mean first.
+
+    Where rows have different seeds, each may be behind another: then the one with the best mean.
+    """
+    order = ranked(column, methods)
+    return [row for row in order if (column.scores[row.key].ranks or (1, 1))[0] == 1] or order[:1]
 
 
 def named(rows: Sequence[Row]) -> str:
@@ -107,18 +111,22 @@ def named(rows: Sequence[Row]) -> str:
 
 def _best(column: Column, methods: Sequence[Row]) -> Iterator[str]:
     """The group of the best, and who leads it."""
-    order = ranked(column, methods)
-    lead, score = order[0], column.scores[order[0].key]
+    order, group = ranked(column, methods), best_group(column, methods)
+    lead, score = group[0], column.scores[group[0].key]
     reached = f"{lead.title} reaches {figure(score, column.unit)}"
     if len(order) == 1:
         yield f"{_where(column)}: {reached}; there is no other method to compare with."
     elif score.ranks is None:
         yield f"{_where(column)}: {reached}, the highest mean. {column.covers}"
-    elif len(group := best_group(column, methods)) == 1:
-        others = f"each of the other {len(order) - 1} methods" if len(order) > 2 else order[1].title
-        yield f"{_where(column)}: {lead.title} is best with {figure(score, column.unit)}, ahead of {others}."
+    elif len(group) == 1:
+        rest = [row for row in order if row != lead]
+        others = f"each of the other {len(rest)} methods" if len(rest) > 1 else rest[0].title
+        ahead = f"ahead of {others}"
+        if not all(_ahead(column, lead, row) for row in rest):
+            ahead = "the only method that no other is ahead of"
+        yield f"{_where(column)}: {lead.title} is best with {figure(score, column.unit)}, {ahead}."
     else:
-        rest = [row for row in group if row != lead]
+        rest = group[1:]
         every = "No method can be told apart from the best. " if len(group) == len(order) else ""
         yield (f"{_where(column)}: no single best. {every}{reached}; {named(rest)} cannot be told apart from it.")
 
