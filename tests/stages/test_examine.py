@@ -60,7 +60,7 @@ def test_a_toy_protocol_of_the_encoder_goes_through_stage_metrics_and_page(proje
     monkeypatch.setattr(pictures, "POINTS", 40)
     page.write_report(project, read_inputs(project), Path("report/index.html"))
     text = Path("report/index.html").read_text()
-    assert "mean length" in text and "Pictures: brightness" in text and "<h3>Lengths</h3>" in text
+    assert "mean length" in text and "<h2>Pictures</h2>" in text and "“brightness”" in text and "<h3>Lengths</h3>" in text
     assert text.count('alt="First image: an image"') == 1, "a picture that all rows share is shown once"
     assert 'href="map.html"' in text and Path("report/map.html").exists()
 
