@@ -42,7 +42,11 @@ def networks(params: Params) -> Networks:
     def encoder(row: str):
         return nets.find(train.kind).Raw() if row == "pixels" else encoder_of(row, params, train).to(device)
 
-    code = code_digest(PACKAGE / "training/encoders.py", methods=[params.method, "supervised"])
+    def code(row: str) -> str:
+        return code_digest(
+            PACKAGE / "training/encoders.py", methods=[params.method if row == "method" else "supervised"]
+        )
+
     return Networks(encoder, ImageSplits(**{name: Images(split, view, device) for name, split in splits.items()}), code)
 
 

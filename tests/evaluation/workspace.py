@@ -102,7 +102,7 @@ def networks(params: Params) -> Networks:
         features = [np.load(f"features/{place}/{name}.npy") for name in Splits._fields]
         return Lookup(known, np.concatenate(features))
 
-    return Networks(encoder, images, "toy")
+    return Networks(encoder, images, lambda row: "toy")
 
 
 def evaluate(name: str, params: Params) -> dict[str, Any]:

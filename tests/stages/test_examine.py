@@ -60,7 +60,8 @@ def test_a_toy_protocol_of_the_encoder_goes_through_stage_metrics_and_page(proje
     monkeypatch.setattr(pictures, "POINTS", 40)
     page.write_report(project, read_inputs(project), Path("report/index.html"))
     text = Path("report/index.html").read_text()
-    assert "mean length" in text and "<h2>Pictures</h2>" in text and "“brightness”" in text and "<h3>Lengths</h3>" in text
+    assert "mean length" in text and "<h3>Lengths</h3>" in text
+    assert "<h2>Pictures</h2>" in text and "“brightness”" in text
     assert text.count('alt="First image: an image"') == 1, "a picture that all rows share is shown once"
     assert 'href="map.html"' in text and Path("report/map.html").exists()
 
@@ -72,6 +73,22 @@ def test_a_network_that_is_not_there_is_one_line_with_its_stage(monkeypatch):
     Path("models/pretrained/task.safetensors").write_bytes(b"of another training")
     with pytest.raises(UserError, match=r"not extracted from models/pretrained/\S+; run dvc repro extract"):
         run("brightness", monkeypatch)
+
+
+def test_another_method_with_the_same_network_examines_no_baseline_again(project, monkeypatch, capsys):
+    Path("features/baselines/supervised/meta.json").write_text('{"skipped": "no time"}')
+    run("brightness", monkeypatch)
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("method: simclr", "method: byol", 1))
+    split = open_split("data/shards", "train", project.data)
+    task = build_task(project, "byol", method_params(project, "byol"), split)
+    digest = save_weights(task, Path("models/pretrained/task.safetensors"))
+    meta = {"method": "byol", "weights": digest, "backbone": "conv"}
+    Path("features/pretrained/meta.json").write_text(json.dumps(meta))
+    capsys.readouterr()
+    run("brightness", monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    kept = {line.split(": ")[1]: line.endswith("(kept from an earlier run)") for line in lines[:3]}
+    assert kept == {"byol": False, "random": True, "pixels": True}
 
 
 def test_the_other_stage_names_this_one(project):

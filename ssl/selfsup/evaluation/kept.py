@@ -67,7 +67,7 @@ class Kept:
             if encoder is None:
                 raise Unfit("has no network")
             given |= {"encoder": encoder, "images": self.networks.images}
-        path = place() / f"{digests.of_values(self._identity(features, labels, encoder))}.npz"
+        path = place() / f"{digests.of_values(self._identity(one.row, features, labels, encoder))}.npz"
         if self.protocol.repeatable and (found := read(path)) is not None:
             return found, True
         given |= {"features": one.splits(labels), "labels": labels}
@@ -77,7 +77,7 @@ class Kept:
             keep(path, made)
         return made, False
 
-    def _identity(self, features: str, labels: Splits, encoder: Any) -> dict[str, Any]:
+    def _identity(self, row: str, features: str, labels: Splits, encoder: Any) -> dict[str, Any]:
         """All that the result is a function of."""
         identity = self._of_all_rows | {"features": features, "labels": digests.of_arrays(*labels)}
         if encoder is None or self.networks is None:
@@ -86,7 +86,7 @@ class Kept:
         weights = digests.of_arrays(*(x.detach().cpu().numpy() for x in state.values()))
         images = self.networks.images
         seen = [images.train.split.checksum, str(images.train.device)]
-        return identity | {"names": [*state], "weights": weights, "images": seen, "networks": self.networks.code}
+        return identity | {"names": [*state], "weights": weights, "images": seen, "network": self.networks.code(row)}
 
     @cached_property
     def _of_all_rows(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class Networks(NamedTuple):
 
     encoder: Callable[[str], nn.Module | None]  # of a row, in evaluation mode; None: the row has no network
     images: ImageSplits
-    code: str  # digest of the code that makes encoders and views
+    code: Callable[[str], str]  # digest of the code that makes a row's encoder and its views
 
     @property
     def kind(self) -> str:
