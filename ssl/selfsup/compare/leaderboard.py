@@ -71,6 +71,9 @@ def read(root: Path, one: Experiment, cache: Cache, base: Values) -> Run:
         raise UserError(
             f"{one.name}: was not trained with its parameters; it stopped before, or they were edited after"
         )
+    if not run.found:
+        why = next(iter(run.skipped.values()), "no protocol is listed")
+        raise UserError(f"{one.name}: no protocol has figures of {run.method} ({why})")
     return run
 
 
