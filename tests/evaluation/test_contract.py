@@ -243,3 +243,11 @@ def test_where_lower_is_better_the_lowest_is_best_and_ahead():
     assert ranking.difference.mean < 0
     assert not paired(high, low, higher_is_better=False).ahead
     assert paired(high, low).ahead and not paired(low, high).ahead
+
+
+@pytest.mark.parametrize("name", protocols.names())
+def test_titles_can_stand_in_a_table_of_markdown(folder, hundred, name):
+    evaluate(name, workspace.make(folder, hundred, **workspace.quick()))
+    results = read_folder(Path(f"evaluations/{name}")).results
+    titles = [one.title for result in results.values() for one in (*result.metrics.values(), *result.choices.values())]
+    assert not [title for title in [protocols.find(name).title, *titles] if "|" in title or "\n" in title]

@@ -54,7 +54,7 @@ def run(features: Splits, params: Params, seed: int) -> Result:
     alpha, components = decay(sample.numpy())
     found = {
         "rankme": Metric(_value(rankme(sample).item()), "RankMe", unit="none"),
-        "decay_gap": Metric(abs(alpha - 1), "alpha-ReQ: |alpha - 1|", unit="none", higher_is_better=False),
+        "decay_gap": Metric(abs(alpha - 1), "alpha-ReQ, distance of alpha from 1", unit="none", higher_is_better=False),
         "uniformity": Metric(_value(uniformity(F.normalize(pairs, dim=1)).item()), "uniformity", "none", False),
         "spread": Metric(_value(spread(sample).item()), "spread", unit="none"),
     }
