@@ -69,8 +69,8 @@ BAD = {
     "{every: {temperature: {log: [0, 1]}}}": "r.yaml: methods.simclr.temperature: a logarithmic scale begins above 0, ",
     "{every: {temperature: {linear: [0, 1]}}}": "r.yaml: methods.simclr.temperature: input should be greater than 0, "
     "got 0.0 (from the range of temperature, at 0.0)",
-    "{every: {temperature: {log: [0.5, 1]}}}": "r.yaml: methods.simclr.temperature: the recipe's own value, 0.2, is "
-    "not in [0.5, 1.0]; widen the range",
+    "{methods: {simclr: {temperature: {log: [0.5, 1]}}}}": "r.yaml: methods.simclr.temperature: the recipe's own "
+    "value, 0.2, is not in [0.5, 1.0]; widen the range",
     "{every: {temperature: {times: [1, 1.0001]}}}": "r.yaml: methods.simclr.temperature: leaves nothing to choose, ",
     "{every: {temperature: {log: [0.1]}}}": "r.yaml: every.temperature.log: list should have at least 2 items",
     "{every: {temperature: {log: [0.1, .inf]}}}": "r.yaml: every.temperature.log.1.",
@@ -84,9 +84,10 @@ BAD = {
     "{every: {temperature: {choices: [0.3, 0.3]}}}": "r.yaml: methods.simclr.temperature: names a choice twice, got ",
     "{every: {temperature: {choices: [0.3, hot]}}}": "r.yaml: methods.simclr.temperature: input should be a valid "
     "number, got 'hot' (from the range of temperature, at 'hot')",
-    "{every: {projector: {choices: [1]}}}": "r.yaml: methods.simclr.projector: is a section or a list in the recipe",
-    "{every: {optimizer.name: {log: [1, 2]}}}": "r.yaml: methods.simclr.optimizer.name: is 'lars' in the recipe, which "
-    "is no number; use choices",
+    "{methods: {simclr: {projector: {choices: [1]}}}}": "r.yaml: methods.simclr.projector: is a section or a list in "
+    "the recipe",
+    "{methods: {simclr: {optimizer.name: {log: [1, 2]}}}}": "r.yaml: methods.simclr.optimizer.name: is 'lars' in the "
+    "recipe, which is no number; use choices",
     "{every: {projector.layers: {log: [0.5, 2]}}}": "r.yaml: methods.simclr.projector.layers: input should be a valid "
     "integer",
     "{every: {eps: {log: [0.01, 1]}}}": "r.yaml: methods.simclr: has no knob to vary; add one",
@@ -106,13 +107,25 @@ def test_a_factor_of_nothing_is_refused():
     blocks = BLOCKS | {"simclr": json.loads(json.dumps(BLOCKS["simclr"]))}
     blocks["simclr"]["optimizer"]["momentum"] = 0.0
     with pytest.raises(UserError, match=r"optimizer\.momentum: the recipe's own value is 0\.0, which no factor"):
-        of({"every": {"optimizer.momentum": {"times": [0.5, 2]}}}, blocks=blocks)
+        of({"methods": {"simclr": {"optimizer.momentum": {"times": [0.5, 2]}}}}, blocks=blocks)
+
+
+def test_a_shared_range_is_widened_to_a_recipe_or_left_out_so_that_a_new_method_needs_no_line():
+    blocks = {**BLOCKS, "simclr": json.loads(json.dumps(BLOCKS["simclr"]))}
+    blocks["simclr"]["temperature"] = 0.001
+    blocks["simclr"]["optimizer"]["momentum"] = 0.0
+    shared = {"optimizer.momentum": {"times": [0.1, 10]}, "optimizer.name": {"log": [1, 2]}}
+    shared |= {"projector": {"choices": [1]}}
+    found = of({"every": shared | {"temperature": {"log": [0.1, 1]}}}, blocks=blocks)
+    assert found == {"temperature": Knob("temperature", 0.001, 0.001, 1.0, log=True)}
 
 
 def test_a_method_that_was_taken_out_of_params_yaml_is_no_fault_of_the_ranges():
     few = {name: BLOCKS[name] for name in ("simclr", "supervised")}
     knobs.check(OURS, few, knobs.FILE)
     assert len(knobs.of_method(OURS, "simclr", few["simclr"], knobs.FILE)) == 3
+    with pytest.raises(UserError, match=r"^r\.yaml: methods\.simclr\.temperature: needs one of times, log, "):
+        of({"every": {"temperature": {}}}, blocks=few)
 
 
 def test_values_reach_the_block_and_the_set_up():

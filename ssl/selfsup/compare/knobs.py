@@ -110,7 +110,7 @@ def of_method(ranges: Ranges, name: str, block: Mapping[str, Any], file: str) ->
     """The knobs of a method by path, for a recipe `block` that is valid. Raises `UserError` for a range that is not."""
     model, task = methods.find(name)
     shared = {**ranges.every, **ranges.families.get(task.about.family, {})}
-    chosen: dict[str, Range | None] = {path: one for path, one in shared.items() if _has(block, path)}
+    chosen = {path: _fitting(one, _get(block, path)) for path, one in shared.items() if _has(block, path)}
     chosen |= ranges.methods.get(name, {})
     found = {}
     for path, one in chosen.items():
@@ -127,6 +127,21 @@ def of_method(ranges: Ranges, name: str, block: Mapping[str, Any], file: str) ->
     if not found:
         raise UserError(f"{file}: methods.{name}: has no knob to vary; add one")
     return found
+
+
+def _fitting(one: Range, own: Any) -> Range | None:
+    """A range that several methods share, widened to the recipe's value; None where it does not fit that value."""
+    if len(one.forms) != 1:
+        return one  # `of_method` refuses it
+    if one.choices is not None:
+        return None if isinstance(own, dict | list) else one
+    if isinstance(own, bool) or not isinstance(own, int | float) or (one.linear is None and own <= 0):
+        return None
+    form = one.forms[0]
+    low, high = getattr(one, form)
+    if form == "times" or not low < high:
+        return one
+    return Range.model_validate({form: [min(low, own), max(high, own)]})
 
 
 def _accepted(model: type[MethodParams], name: str, block: dict[str, Any], path: str, value: Scalar, file: str) -> None:
