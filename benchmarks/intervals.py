@@ -199,7 +199,7 @@ def main() -> None:
                 rules.setdefault(name, []).append(percent(share))
     wrong = []
     for cell, seeds, rows in FAMILIES:
-        repeats = args.repeats // 2 if rows == 5 else args.repeats // 5
+        repeats = args.repeats // 2 if rows == 5 else args.repeats // 10
         found = family_wise(cell, seeds, rows, repeats)
         noisy = f"; {cell.noisy} rows 5 times as much" if cell.noisy else ""
         wrong.append([rows, seeds, cell.design, f"{cell.spread:g}{noisy}", repeats, *map(percent, found.values())])
