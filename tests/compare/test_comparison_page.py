@@ -176,6 +176,8 @@ def check_accessible(tree):
     assert len(tables) == sum(len(box.all("table")) for box in boxes), "a wide table scrolls inside its own box"
     for box in boxes:
         assert box.attributes["tabindex"] == "0" and box.attributes["role"] == "region" and box.attributes["aria-label"]
+    labels = [box.attributes["aria-label"] for box in boxes]
+    assert len(set(labels)) == len(labels)
     assert tree.all("html")[0].attributes["lang"] == "en" and tree.all("title")[0].text
 
 
