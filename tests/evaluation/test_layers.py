@@ -128,3 +128,25 @@ def test_an_encoder_with_something_before_its_network_is_looked_into():
     grey = views.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     with torch.no_grad():
         assert torch.equal(layers.layers_of(Grey(net), views)["layers.0"], layers.layers_of(net, grey)["layers.0"])
+
+
+@torch.no_grad()
+def test_a_stage_whose_output_is_overwritten_by_the_next_is_read_before():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.ReLU(inplace=True))
+
+        def forward_features(self, x):
+            return self.layers(x)
+
+        def forward(self, x):
+            return {"pooled": self.forward_features(x).mean((2, 3))}
+
+    net, views = InPlace(), torch.rand(2, 3, 10, 10)
+    by_hand = net.layers[0](views)
+    found = layers.layers_of(net, views)
+    assert list(found) == ["layers.0", "layers.2", "output"], "of one size the deepest counts"
+    assert torch.equal(found["layers.0"], by_hand.mean((2, 3))) and by_hand.min() < 0
+    taken = inside.read(net, views, lambda x: x.amin((1, 2, 3)))
+    assert taken["layers.0"].max() < 0 and taken["layers.2"].min() >= 0

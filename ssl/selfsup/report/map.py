@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TILE = 48  # pixels, the longest side of an image in the sheet; with 2,000 images the page takes a few MB
 CLUSTERS = 10
-HOW_TO_GET_UMAP = "UMAP is not installed; `pip install umap-learn` shows it beside t-SNE."
+HOW_TO_GET_UMAP = "UMAP is not installed: pip install umap-learn, and the next map has it beside t-SNE."
 
 Layouts = dict[str, dict[str, np.ndarray]]  # by row and projection: places in the plane [N 2]
 
