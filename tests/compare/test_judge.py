@@ -191,6 +191,15 @@ def test_letters_ranks_and_winners_follow_from_the_corrected_tests(block):
         )
 
 
+def test_the_deviation_over_images_is_that_of_paired_differences(three):
+    runs = {(run.row, run.seed): run.found["knn"].results["method"].metrics["top1"].outcomes for run in three.runs}
+    d = np.array([runs["byol", seed] * 1.0 - runs["simclr", seed] for seed in range(3)])
+    found = column_of(three).pair("byol", "simclr").components
+    across = np.cov(d)[np.triu_indices(3, 1)].mean() / 359
+    assert found.between == pytest.approx(d.mean(axis=1).var(ddof=1) / 3)
+    assert found.images == pytest.approx(across) and across > 0
+
+
 def test_images_of_several_seeds_are_matched_by_name_and_not_by_place(three):
     """All seeds have the same images, each in an order of its own."""
     orders = {seed: np.random.default_rng(seed).permutation(359) for seed in range(3)}

@@ -116,6 +116,12 @@ def test_seeds_that_all_differ_by_the_same_leave_the_test_of_one_run():
     assert (half, p) == (pytest.approx(one.spread), pytest.approx(one.p))
 
 
+def test_equal_differences_of_seeds_with_other_images_leave_the_images_deviation():
+    d = np.random.default_rng(7).integers(-1, 2, 300).astype(float)
+    half, _ = interval(of([d, d[::-1], d], [np.arange(300) + 300 * seed for seed in range(3)]))
+    assert half == pytest.approx(paired(d, np.zeros(300)).spread / 3**0.5)  # as of 900 images, not 0
+
+
 def test_equal_outcomes_are_no_certainty():
     half, p = interval(of(np.zeros((3, 100))))
     assert half == pytest.approx(paired(np.ones(100), np.ones(100)).spread) and half > 0 and p == 1
