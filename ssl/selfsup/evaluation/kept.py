@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from selfsup.evaluation.networks import Networks  # which imports torch
 
 LIMIT = 500_000_000  # bytes of all files; the least recently used are deleted first
-LIBRARIES = ("faiss-cpu", "numpy", "scikit-learn", "scipy", "timm", "torch")  # that compute figures
+LIBRARIES = ("numpy", "scikit-learn", "scipy", "timm", "torch")  # that compute figures
 _HEAD = 64  # characters of SHA-256 in hexadecimal
 _log = logging.getLogger(__name__)
 
