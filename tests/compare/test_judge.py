@@ -430,6 +430,16 @@ def test_an_empty_protocol_and_a_metric_of_one_row_do_no_harm(three):
     assert block_of(empty).columns == []
 
 
+def test_costs_have_no_column(three):
+    def with_costs(run):
+        return run.found["knn"].results["method"].metrics | {
+            "speed": Metric(9.0, "images per second", "none", judged=False)
+        }
+
+    columns = block_of(only(three, "knn", with_costs)).columns
+    assert columns and not [column.key for column in columns if column.metric == "speed"]
+
+
 def test_estimates_of_balance_are_optional():
     metric = Metric(0.5, "top-1", balanced=Estimate(0.4, Uncertainty(None, "images")), answers=1)
     found = Found("kNN", {}, {}, {}, {"uneven": True}, [], [], {"method": Result({"top1": metric})})

@@ -37,7 +37,8 @@ def _columns(runs: Sequence[Run]) -> Iterator[tuple[Figure, bool]]:
         for name, found in run.found.items():
             uneven |= {name} if found.balance.get("uneven") else set()
             for result in found.results.values():
-                own = {key: bool(one.balanced) and one.answers == 1 for key, one in result.metrics.items()}
+                judged = {key: one for key, one in result.metrics.items() if one.judged}  # costs are never ranked
+                own = {key: bool(one.balanced) and one.answers == 1 for key, one in judged.items()}
                 metrics.setdefault(name, {}).update(own)
     having = [name for name, keys in metrics.items() if keys]
     headlines = [name for name in HEADLINES if name in having] or having[:1]
