@@ -8,6 +8,7 @@ share (shards, baselines and their results) counts once. What is done already do
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -31,6 +32,7 @@ from selfsup.params import Params
 MEASURE = Path(__file__).with_name("measure.py").resolve()
 FLOAT = 4  # bytes
 STARTS = 5  # of check, watch, extraction, and twice that much for DVC itself; protocols and trainings have their own
+_log = logging.getLogger("selfsup.compare")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def estimate(cache: Cache, jobs: Sequence[Job], known: Sequence[Experiment], rea
         size = sum(path.stat().st_size for path in shards.rglob("*") if path.is_file())
         networks: dict[str, Mapping[str, Any]] = {}  # what was measured once for each network
         for row, own in _by_row(todo).items():
-            print(f"estimate: {row}", file=sys.stderr, flush=True)
+            _log.info("estimate: %s", row)
             first = own[0]
             network = backbone(first.cell.values)
             one = child(first.cell.values, shards, network not in networks, Path(scratch), count)

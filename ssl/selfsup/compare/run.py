@@ -14,6 +14,7 @@ compare/<name>/index.html, index.md and index.csv.
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import shlex
 import sys
@@ -34,6 +35,7 @@ from selfsup.compare.tuned import trials_of
 from selfsup.errors import UserError, one_line_errors
 
 NOT_YET = "not run yet"
+_log = logging.getLogger("selfsup.compare")
 
 
 def options(root: Path) -> argparse.ArgumentParser:
@@ -149,7 +151,7 @@ def execute(asked: Asked, count: int) -> None:
         with shown(count) as view:
             Runner(asked.project, asked.cache, count, view).run(asked.jobs, ready(asked))
     except (KeyboardInterrupt, SystemExit):
-        print("the same command continues; with --done it shows what is done", file=sys.stderr)
+        _log.info("the same command continues; with --done it shows what is done")
         raise
 
 
