@@ -252,7 +252,7 @@ def _block(comparison: Comparison, runs: Sequence[Run]) -> Block:
                         metrics.setdefault((protocol, name, balanced), {}).setdefault(key, {})[one.seed] = metric
     titles = {protocol: every.title for one in runs for protocol, every in one.found.items()}
     columns = [_column(*key, titles[key[0]], rows, figures) for key, figures in metrics.items()]
-    return Block(runs[0].conditions, list(rows.values()), columns, SENTENCES)
+    return Block(runs[0].conditions, runs, list(rows.values()), columns, SENTENCES)
 
 
 def _row(one: Run, kind: str) -> tuple[str, Row]:

@@ -7,6 +7,7 @@ pairs of rows are tested (`pairs`, `statistics`); groups, ranks and sentences (`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,7 +26,9 @@ def judge(comparison: Comparison) -> Judgement:
         found = lines.lines(runs, comparison.rows)
         columns = [column(found, *chosen) for chosen in _columns(runs)]
         rows = [line.row for line in found]
-        blocks.append(Block(runs[0].conditions, rows, columns, answers.of_block(runs, rows, columns)))
+        protocols = {name: digest for run in runs for name, digest in run.conditions.protocols.items()}
+        conditions = replace(runs[0].conditions, protocols=protocols)
+        blocks.append(Block(conditions, runs, rows, columns, answers.of_block(runs, rows, columns)))
     return Judgement(blocks, answers.of_comparison(blocks))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from selfsup.compare.comparison import Conditions
+from selfsup.compare.comparison import Conditions, Run
 from selfsup.compare.statistics import Components
 from selfsup.evaluation.result import Curve, Unit
 
@@ -99,7 +99,8 @@ class Column:
 class Block:
     """Runs of equal conditions, judged together."""
 
-    conditions: Conditions
+    conditions: Conditions  # with the protocols of all its runs
+    runs: Sequence[Run]  # one per row of a method and seed
     rows: Sequence[Row]  # methods in the order asked for, then baselines
     columns: Sequence[Column]
     sentences: Sequence[Sentence]

@@ -65,10 +65,9 @@ class Part:
     disagreements: differences.Disagreements | None
 
 
-def of_block(comparison: Comparison, block: Block, look: Mapping[str, Style], show: differences.Show) -> Part:
+def of_block(block: Block, look: Mapping[str, Style], show: differences.Show) -> Part:
     """All parts of a block."""
-    rows = [row.key for row in block.rows if not row.baseline]
-    runs = [run for run in comparison.runs if run.row in rows and run.conditions == block.conditions]
+    runs = block.runs
     headlines = [column for column in block.columns if column.headline] or list(block.columns[:1])
     predicting = next((one.protocol for one in headlines if _predicts(runs, one.protocol)), "")
     return Part(
@@ -197,7 +196,7 @@ def forest(block: Block, column: Column, look: Mapping[str, Style]) -> Figure | 
         titles[best], intervals, look, titles, f"difference from {pictures.short(titles[best])}, {unit}"
     )
     caption = (
-        f"Each line is the 95 % interval of the difference from {titles[best]}, the method with the highest mean. "
+        f"Each line is the 95 % interval of the difference from {titles[best]}, the method with the best mean. "
         "A filled dot can be told apart from it after the correction for all pairs. An arrow lies outside the chart."
     )
     return Figure(f"{column.group}: {column.title}", drawn, caption)
@@ -224,7 +223,7 @@ def label_curves(block: Block, look: Mapping[str, Style]) -> list[Figure]:
         )
         if gains:
             chart = pictures.label_curves(gains, look, titles, "points over raw pixels")
-            caption = "Where a line is above 0, pretraining pays. Bands: one standard deviation over seeds."
+            caption = "Above 0, the mean is higher than that of raw pixels. Bands: one standard deviation over seeds."
             drawn.append(Figure(f"Gain over raw pixels: {name}", chart, caption))
     return drawn
 
