@@ -11,6 +11,7 @@ import pytest
 
 from selfsup.compare import by_dvc, cells, differences, page, parts, pictures
 from selfsup.compare.comparison import Absent, Comparison, Design
+from selfsup.compare.judge import judge
 from selfsup.data.loader import open_split
 from selfsup.evaluation.result import Metric, Plot
 from selfsup.report import charts
@@ -353,6 +354,32 @@ def test_runs_of_other_conditions_are_in_a_block_of_their_own(five):
 )
 def test_the_page_says_how_recipes_were_tuned(five, tuned, words):
     assert words in page.tuning(replace(five, tuned=tuned))
+
+
+def test_tuning_that_may_have_seen_test_images_of_other_seeds_is_told(five):
+    def with_images(first):
+        return [
+            replace(run, found={k: replace(v, image=first(run) + np.arange(359)) for k, v in run.found.items()})
+            for run in five.runs
+        ]
+
+    tuned = dict.fromkeys(synthetic.SKILL, 12)
+    alike, drawn = with_images(lambda _: 0), with_images(lambda run: 100 * run.seed)
+    assert "may have read" not in page.tuning(replace(five, tuned=tuned, runs=alike))
+    assert "may have read test images of another" in page.tuning(replace(five, tuned=tuned, runs=drawn))
+    assert "may have read" not in page.tuning(replace(five, runs=drawn))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_with_fewer_protocols_than_others_of_its_block_is_on_the_whole_page(five):
+    fewer = replace(synthetic.CONDITIONS, protocols={"knn": "k1"})
+    own = [
+        replace(run, conditions=fewer, found={"knn": run.found["knn"]}) if run.row == "simclr" else run
+        for run in five.runs
+    ]
+    one = replace(five, runs=own)
+    tree = reading.read(page.html(one, judge(one), no_images))
+    assert any(name.startswith("simclr") for name in reading.rows(headed(tree, "What did it cost?")))
 
 
 @pytest.mark.usefixtures("undrawn")

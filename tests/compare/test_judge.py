@@ -103,7 +103,8 @@ def test_with_one_seed_the_test_is_that_of_one_run():
         own = paired(outcomes["byol"], outcomes["simclr"])
         assert (pair.mean, pair.p) == (pytest.approx(own.mean), pytest.approx(own.p))
         assert pair.high - pair.mean == pytest.approx(own.spread)
-        assert column.covers.startswith("Intervals cover the test images alone: there is one seed, 4.")
+        cover = "alone" if column.protocol == "knn" else "and the draws of this one seed"
+        assert column.covers.startswith(f"Intervals cover the test images {cover}: there is one seed, 4.")
         assert column.scores["byol"].deviation is None
     assert any("One seed does not show" in text for text in texts(comparison, "seeds"))
     assert texts(comparison, "decide") == [] or all(
@@ -325,7 +326,8 @@ def test_protocols_of_other_settings_and_other_images_of_a_seed_make_blocks(thre
     assert len(judge(replace(three, runs=runs)).blocks) == 2
     fewer = replace(synthetic.CONDITIONS, protocols={"knn": "k1"})  # a protocol that only others have
     runs = [replace(run, conditions=fewer) if run.row == "simclr" else run for run in three.runs]
-    assert len(judge(replace(three, runs=runs)).blocks) == 1
+    (block,) = judge(replace(three, runs=[*reversed(runs)])).blocks
+    assert block.conditions.protocols == synthetic.CONDITIONS.protocols and len(block.runs) == 9
     runs = [replace(run, images="new") if (run.row, run.seed) == ("simclr", 1) else run for run in three.runs]
     assert [len(one.rows) for one in judge(replace(three, runs=runs)).blocks] == [7, 5]
 
@@ -380,7 +382,7 @@ def test_a_row_of_published_weights_is_a_baseline_like_others(three):
 def test_where_few_labels_pay_and_what_it_cost(three):
     (few,) = texts(three, "few labels")
     assert few.startswith(
-        "With few labels, methods ahead of all baselines that saw no labels: at 1 per class 2 of 3 (byol"
+        "With few labels, methods ahead of all baselines that saw no labels: at 1 per class 2 of 3 (best mean: byol, "
     )
     (cost,) = texts(three, "cost")
     assert cost.startswith("Pretraining took 26 min for 9 runs, from 153 s (simclr) to 203 s (byol) per run.")
@@ -405,6 +407,14 @@ def test_how_many_more_seeds_decide_the_leading_pair():
     (text,) = figures(0.0, 0.001, 1.0)
     assert "No number of seeds would decide it" in text and "the test images limit it" in text
     assert figures(0.5, 0.001, 0.0) == []  # decided
+
+
+def test_without_any_test_the_best_mean_is_the_lowest_where_lower_is_better():
+    values = {"byol": 0.3, "simclr": 0.2}
+    one = synthetic.comparison({"byol": 1.0, "simclr": 1.0}, (0,), whole=True)
+    own = only(one, "label_free", lambda run: {"gap": Metric(values[run.row], "gap", "none", higher_is_better=False)})
+    (text,) = texts(own, "best")
+    assert "(lower is better): simclr reaches 0.2" in text and "the best mean" in text
 
 
 def test_thirty_methods_are_judged_in_seconds_and_always_alike():

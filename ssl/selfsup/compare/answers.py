@@ -117,7 +117,7 @@ def _best(column: Column, methods: Sequence[Row]) -> Iterator[str]:
     if len(order) == 1:
         yield f"{_where(column)}: {reached}; there is no other method to compare with."
     elif score.ranks is None:
-        yield f"{_where(column)}: {reached}, the highest mean. {column.covers}"
+        yield f"{_where(column)}: {reached}, the best mean. {column.covers}"
     elif len(group) == 1:
         rest = [row for row in order if row != lead]
         others = f"each of the other {len(rest)} methods" if len(rest) > 1 else rest[0].title
@@ -193,7 +193,7 @@ def _few_labels(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]
         if not judged:
             continue
         pays = [row for row in judged if all(_ahead(column, row, rival) for rival in own[row.key])]
-        best = f" ({pays[0].title} first with {figure(column.scores[pays[0].key], column.unit)})" if pays else ""
+        best = f" (best mean: {pays[0].title}, {figure(column.scores[pays[0].key], column.unit)})" if pays else ""
         parts.append(f"at {column.title} {len(pays) or 'none'} of {len(judged)}{best}")
     if parts:
         yield f"With few labels, methods ahead of all baselines that saw no labels: {'; '.join(parts)}."
@@ -241,8 +241,8 @@ def _seeds(methods: Sequence[Row], columns: Sequence[Column]) -> Iterator[str]:
     if most == 1:
         yield (
             "Each method has one seed. One seed does not show how far a method's figure moves from seed to seed. "
-            "Intervals speak of the test images alone, and a difference may be one of seeds and not of methods. Add "
-            "seeds before you choose."
+            "Intervals do not cover other seeds, so a difference may be one of seeds and not of methods. Add seeds "
+            "before you choose."
         )
     elif most == 2:
         yield (
@@ -281,4 +281,5 @@ def _decide(column: Column, methods: Sequence[Row]) -> Iterator[str]:
     elif needed <= now:
         yield f"{lead}. {now} seeds should have been enough to decide it, {condition}: it may well be smaller."
     else:
-        yield f"{lead}. {needed - now} more seeds, {needed} in all, would decide it, {condition}."
+        more = f"{needed - now} more seed{'s' * (needed - now > 1)}"
+        yield f"{lead}. {more}, {needed} in all, would decide it, {condition}."

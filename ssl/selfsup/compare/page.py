@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from selfsup.compare import differences, parts
 from selfsup.compare.answers import LEADS
 from selfsup.compare.cells import markdown, measured, plain, unit_words
@@ -32,6 +34,10 @@ QUESTIONS = {
 }
 
 LONG = 6  # sentences of an answer
+SEEN = (
+    " Each seed draws its own test images, so tuning with one seed may have read test images of another: figures of "
+    "tuned recipes may be too high."
+)
 
 
 def write(comparison: Comparison, judgement: Judgement, folder: Path, root: Path = Path()) -> Path:
@@ -87,16 +93,27 @@ def tuning(comparison: Comparison) -> str:
     counts = set(trials.values())
     if counts <= {0}:
         return "No recipe was tuned on this data."
+    seen = SEEN if _drawn(comparison.runs) else ""
     if len(counts) == 1:
-        return f"Every recipe was tuned with {counts.pop()} trials."
+        return f"Every recipe was tuned with {counts.pop()} trials.{seen}"
     words = ", ".join(f"{row} with {count}" if count else f"{row} not" for row, count in trials.items())
-    return f"The recipes were not tuned equally: {words} trials. A lead may be due to the tuning."
+    return f"The recipes were not tuned equally: {words} trials. A lead may be due to the tuning.{seen}"
+
+
+def _drawn(runs: Sequence[Run]) -> bool:
+    """Whether the seeds of a row have different test images."""
+    images: dict[tuple[str, str], set[bytes]] = {}
+    for run in runs:
+        for protocol, found in run.found.items():
+            if found.image is not None:
+                images.setdefault((run.row, protocol), set()).add(np.sort(found.image).tobytes())
+    return any(len(own) > 1 for own in images.values())
 
 
 def html(comparison: Comparison, judgement: Judgement, show: differences.Show) -> str:
     """The page."""
     look = parts.styles_of(comparison, judgement)
-    blocks = [parts.of_block(comparison, block, look, show) for block in judgement.blocks]
+    blocks = [parts.of_block(block, look, show) for block in judgement.blocks]
     main = judgement.blocks[0].sentences if len(judgement.blocks) == 1 else []
     tuned = [Answer("Were the recipes tuned alike?", [tuning(comparison)])] if comparison.runs else []
     return render(

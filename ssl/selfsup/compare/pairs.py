@@ -180,7 +180,9 @@ def covers(tested: Sequence[Test], protocol: str) -> str:
     if len(seeds) == 1 and not known:
         return "One seed, and a figure that is not a mean over test images: differences have no interval."
     if len(seeds) == 1:
-        return f"Intervals cover the test images alone: there is one seed, {seeds[0]}. Another may change the order."
+        drawn = any(first.ndim > 1 for one in tested for first, _ in one.pair.outcomes)
+        cover = "the test images and the draws of this one seed" if drawn else "the test images alone"
+        return f"Intervals cover {cover}: there is one seed, {seeds[0]}. Another may change the order."
     text = f"Intervals cover {len(seeds)} seeds alone: this figure is not a mean over test images."
     if known:
         text = f"Intervals cover {len(seeds)} seeds and their test images; {_design(most.pair, protocol)}."

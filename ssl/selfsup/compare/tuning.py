@@ -100,7 +100,7 @@ class Tuning:
         return [
             f"A trial trains {study.params.pretrain.epochs} epochs on {trained} {noun} (seeds: {seeds}).",
             f"It is judged by kNN on {held_out} other {noun}, held out of the training {noun}.",
-            f"One of these is {100 / smallest:.2f} points. The test split was not read.",
+            f"One of these is {100 / smallest:.2f} points. The test split of the same seed was not read.",
         ]
 
     def report(self) -> str:
