@@ -8,6 +8,7 @@ from sklearn.svm import LinearSVC
 from selfsup.evaluation.neighbours import unit_rows
 from selfsup.evaluation.protocols import svm
 from selfsup.evaluation.result import flat
+from selfsup.features.store import Splits
 from tests.evaluation.test_neighbours import splits
 
 PARAMS = svm.Params(c=[0.1, 1.0, 10.0], folds=3)
@@ -78,6 +79,15 @@ def test_classes_with_one_training_image_or_none():
     assert rows[2][1:3] == [0.1, 0.0], "nothing to cross-validate: the smallest C"
     assert rows[3][2] == 0 and rows[3][3] == pytest.approx(0.25), "no score, so chance"
     assert flat(result)["map"] == pytest.approx(np.mean([row[3] for row in rows]))
+
+
+def test_a_class_that_was_never_seen_is_no_answer():
+    """Its scores are 0, above those of the classes that were seen: each has a tenth of the images, and no mark."""
+    rng, sizes = np.random.default_rng(5), (100, 50, 40)
+    features = Splits(*(rng.normal(size=(size, 4)) for size in sizes))
+    labels = Splits(*(np.arange(size) % classes for size, classes in zip(sizes, (10, 10, 11), strict=True)))
+    result = svm.run(features, labels, PARAMS, 0)
+    assert 10 not in result.predicted and result.tables["classes"].rows[10][3] == pytest.approx(3 / 40)
 
 
 def test_the_length_of_features_has_no_effect():
