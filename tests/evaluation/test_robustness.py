@@ -123,6 +123,14 @@ def test_motion_along_a_row_is_a_mean_over_its_pixels():
     assert np.allclose(found.numpy(), by_scipy, atol=1e-5)
 
 
+def test_flakes_of_snow_grow_with_the_image():
+    """On black images snow is light alone. Flakes of one pixel would blur into an even haze on large images."""
+    ids = torch.arange(16)
+    small, large = (c.corrupted(torch.zeros(16, 3, size, size), "snow", 3, 0, ids) for size in (32, 128))
+    assert float(large.std()) == pytest.approx(float(small.std()), rel=0.25)
+    assert float(large.mean()) == pytest.approx(float(small.mean()), rel=0.25)
+
+
 def test_fog_keeps_the_brightest_point_and_clouds_fill_their_range():
     cloud = c.plasma(Draw(0, 1, torch.arange(3)), 20, 2.0)
     assert cloud.shape == (3, 1, 20, 20)

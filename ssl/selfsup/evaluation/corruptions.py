@@ -5,9 +5,9 @@ arXiv:1903.12261, section 4.1 and appendix B describe what each corruption is. T
 documented for CIFAR-10-C, of images of 32 px. Lengths in pixels grow with the side S of larger images, by S / 32, and
 stay as they are for smaller ones, where they would vanish.
 
-Three differ from the original. Frost is drawn by ridged noise instead of six photographs of frost. Glass blur moves
+Four differ from the original. Frost is drawn by ridged noise instead of six photographs of frost. Glass blur moves
 every pixel by a random displacement instead of swapping neighbours one after the other. Fog's texture is the sum of
-octaves of smooth noise instead of diamond-square.
+octaves of smooth noise instead of diamond-square. Motion blur extends to both sides of a pixel instead of to one.
 
 A corruption maps images [B 3 S S] in 0..1, the samples' randomness and one of SEVERITIES to images. All randomness is a
 function of (seed, sample id, corruption, severity), so it does not depend on the batch.
@@ -154,7 +154,7 @@ def snow(x: Tensor, draw: Draw, level: int) -> Tensor:
         (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
         (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
     )[level]
-    flakes = _enlarged(mean + spread * normal(draw, "flakes", 1, *x.shape[2:]), zoom)
+    flakes = _enlarged(mean + spread * normal(draw, "flakes", 1, *x.shape[2:]), zoom * _scale(x))
     flakes = torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1)
     angle = draw.uniform("angle", low=-0.75 * math.pi, high=-0.25 * math.pi)
     flakes = _moving(flakes, angle, length, sigma)
