@@ -43,9 +43,9 @@ def networks(params: Params) -> Networks:
         return nets.find(train.kind).Raw() if row == "pixels" else encoder_of(row, params, train).to(device)
 
     def code(row: str) -> str:
-        return code_digest(
-            PACKAGE / "training/encoders.py", methods=[params.method if row == "method" else "supervised"]
-        )
+        files = [PACKAGE / "training/encoders.py", PACKAGE / "views/__init__.py", PACKAGE / "nets/__init__.py"]
+        own = {"methods": [params.method if row == "method" else "supervised"], "views": [train.kind]}
+        return code_digest(*files, nets=[train.kind], **own)
 
     return Networks(encoder, ImageSplits(**{name: Images(split, view, device) for name, split in splits.items()}), code)
 

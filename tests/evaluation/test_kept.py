@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,24 @@ def test_a_damaged_or_poisoned_file_is_ignored_and_computed_again(place, hundred
     assert not caplog.text, "the damaged files were replaced"
 
 
+def test_a_file_under_another_name_is_not_taken_for_that_row(place):
+    kept.keep(place / "a.npz", WHOLE)
+    (place / "a.npz").rename(place / "b.npz")
+    assert kept.read(place / "b.npz") is None
+
+
+def test_what_a_killed_process_left_counts_towards_the_limit(place, monkeypatch):
+    place.mkdir()
+    (place / "left.partial").write_bytes(bytes(1000))
+    os.utime(place / "left.partial", (1e9, 1e9))
+    monkeypatch.setattr(kept, "LIMIT", 10_000)
+    kept.keep(place / "a.npz", WHOLE)
+    assert (place / "left.partial").exists()
+    monkeypatch.setattr(kept, "LIMIT", (place / "a.npz").stat().st_size + 999)
+    kept.keep(place / "a.npz", WHOLE)
+    assert [path.name for path in place.iterdir()] == ["a.npz"]
+
+
 def test_measurements_are_never_kept(place, hundred, capsys):
     params = workspace.make(place.parent, hundred, **workspace.quick())
     for _ in range(2):
@@ -178,8 +197,6 @@ def test_a_network_with_other_weights_is_another_row(place, hundred, monkeypatch
 
 
 def test_the_least_recently_used_are_deleted_beyond_the_limit(place, monkeypatch):
-    import os
-
     for age, name in enumerate(("new", "used", "old")):
         kept.keep(place / f"{name}.npz", WHOLE)
         os.utime(place / f"{name}.npz", (1e9 - age, 1e9 - age))

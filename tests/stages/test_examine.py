@@ -12,6 +12,7 @@ from selfsup.errors import UserError
 from selfsup.evaluation import protocols
 from selfsup.evaluation.run import evaluate, read_inputs
 from selfsup.features.encode import encode
+from selfsup.imports import PACKAGE, closure
 from selfsup.report import page, pictures
 from selfsup.training.build import build_task, method_params
 from selfsup.training.encoders import encoder_of, save_weights
@@ -73,6 +74,16 @@ def test_a_network_that_is_not_there_is_one_line_with_its_stage(monkeypatch):
     Path("models/pretrained/task.safetensors").write_bytes(b"of another training")
     with pytest.raises(UserError, match=r"not extracted from models/pretrained/\S+; run dvc repro extract"):
         run("brightness", monkeypatch)
+
+
+def test_the_code_of_a_row_is_that_of_its_network_and_of_what_it_sees(project, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "stages")
+    import examine
+
+    monkeypatch.setattr(examine, "code_digest", lambda *starts, **choices: closure(starts, choices))
+    files = {str(path.relative_to(PACKAGE)) for path in examine.networks(project).code("method")}
+    assert {"views/image/__init__.py", "nets/image.py", f"methods/{project.method}.py"} <= files
+    assert "methods/supervised.py" not in files
 
 
 def test_another_method_with_the_same_network_examines_no_baseline_again(project, monkeypatch, capsys):

@@ -3,8 +3,8 @@
 The baselines are the same for every method, so `dvc exp run -S method=byol` finds their figures here. A file's name is
 a digest of everything that the result is a function of: the protocol's name, parameters and code, the seed, the labels,
 the features and, for protocols that look inside the network, its weights, its code and the images. The file begins with
-a digest of its own content: a damaged file is ignored, and computed again. Results of protocols that measure (their
-`REPEATABLE` is false) are never kept.
+a digest of its name and content: a damaged or renamed file is ignored, and its result is computed again. Results of
+protocols that measure (their `REPEATABLE` is false) are never kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from selfsup.evaluation.networks import Networks  # which imports torch
 
 LIMIT = 500_000_000  # bytes of all files; the least recently used are deleted first
-LIBRARIES = ("numpy", "scikit-learn", "scipy", "timm", "torch")  # that compute figures
+LIBRARIES = ("numpy", "pillow", "scikit-learn", "scipy", "timm", "torch")  # that decode images or compute figures
 _HEAD = 64  # characters of SHA-256 in hexadecimal
 _log = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class Kept:
             "parameters": self.block.model_dump(),
             "seed": self.seed,
             "code": code_digest(protocols.file_of(name), protocols=[name]),
+            "format": digests.of_files(Path(__file__)),
             "libraries": [_version(library) for library in LIBRARIES],
         }
 
@@ -109,11 +110,11 @@ def read(path: Path) -> Result | None:
     """The result that `keep` wrote; None where there is none, or where the file is damaged."""
     try:
         content = path.read_bytes()
-        path.touch()
+        os.utime(path)  # unlike touch, it makes no empty file where another process has just deleted this one
     except OSError:
         return None
     head, body = content[:_HEAD], content[_HEAD:]
-    if head != hashlib.sha256(body).hexdigest().encode():
+    if head != _head(path, body):
         _log.warning("%s: damaged; its figures are computed again", path)
         return None
     with np.load(io.BytesIO(body), allow_pickle=False) as arrays:
@@ -136,13 +137,18 @@ def keep(path: Path, result: Result) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
             unfinished = Path(file.name)
-            file.write(hashlib.sha256(content).hexdigest().encode() + content)
+            file.write(_head(path, content) + content)
         unfinished.replace(path)
-        _shrink(path.parent.glob("*.npz"))
+        _shrink(path.parent.iterdir())  # what killed processes left unfinished, too
     except OSError as error:
         _log.info("note: %s: %s; its figures are computed at each use", path.parent, error.strerror)
         if unfinished is not None:
             unfinished.unlink(missing_ok=True)
+
+
+def _head(path: Path, body: bytes) -> bytes:
+    """Digest of a file's name and of what follows the digest: under another name it would be another row's result."""
+    return hashlib.sha256(path.name.encode() + body).hexdigest().encode()
 
 
 def _shrink(files: Iterable[Path]) -> None:
