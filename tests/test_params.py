@@ -279,7 +279,7 @@ def test_every_method_reads_its_block():
     params = load(ROOT / "params.yaml")
     assert sorted(params.methods) == known(METHODS)
     for name, block in params.methods.items():
-        assert parse(find(name)[0], block, f"methods.{name}").backbone in ("conv", "vit")
+        assert parse(find(name)[0], block, f"methods.{name}").backbone in params.backbones
 
 
 def test_the_nearest_name_is_offered():

@@ -26,6 +26,7 @@ class Images:
     def __init__(self, labels, size=8, classes=("cat", "dog"), names=None):
         self.labels, self.samples, self.size, self.classes = np.array(labels), len(labels), size, list(classes)
         self.names, self.format = names or [f"{i}.png" for i in range(len(labels))], formats.find("image")
+        self.data = SimpleNamespace(noun="images")
 
     def gather(self, ids):
         grey = torch.as_tensor(ids, dtype=torch.uint8)[:, None, None, None]

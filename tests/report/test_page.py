@@ -149,7 +149,7 @@ def test_a_lopsided_set_of_noise_is_not_said_to_be_learnt(folder, tmp_path_facto
     assert [line for line in lines if line.endswith(": 1 % = 3 of 118 labels: each class gives at least one")]
     _, checker = report(params)
     said = " ".join(" ".join(checker.texts).split())
-    assert "simclr does not beat the majority class: answering “common” for every image is right for 88.2 %" in said
+    assert "simclr does not beat the majority class: answering “common” for every sample is right for 88.2 %" in said
     assert "any constant answer has 33.3 %" in said
     assert "by class-balanced accuracy" in said
     assert "balanced, %" in said

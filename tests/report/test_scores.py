@@ -171,7 +171,7 @@ def test_headline_judges_an_uneven_set_by_both_accuracies():
     first, second, third = headline([one], "byol")
     assert first.startswith("Linear probe, top-1: majority class wins with 90.0 %")
     assert second.startswith(
-        "byol does not beat the majority class: answering “cat” for every image is right for 90.0 %"
+        "byol does not beat the majority class: answering “cat” for every sample is right for 90.0 %"
     )
     assert "byol reaches a class-balanced accuracy of 80.0 %; any constant answer has 50.0 %: +30.0 ±" in third
     assert third.endswith("more than the spread.")
@@ -189,7 +189,7 @@ def test_few_labels_of_an_uneven_set_are_judged_by_balanced_accuracy():
 def test_a_difference_on_one_image_has_no_spread_to_show():
     first, second = headline([probe(method=np.array([True]), pixels=np.array([False]))], "byol")
     assert "inf" not in first + second
-    assert "differ by 100.0 points, of a single test image, which has no spread" in first
+    assert "differ by 100.0 points, of a single test sample, which has no spread" in first
 
 
 def test_headline_names_the_winner_beyond_the_spread():

@@ -1,6 +1,7 @@
 """Another kind of data than images goes through the whole pipeline, and what is rerun is what depends on it."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -24,6 +25,13 @@ SETTINGS = (
 )
 
 
+def said_of_images(page: str) -> list[str]:
+    """What a page says of images to a reader: its text without parameters, scripts and the tags themselves."""
+    text = re.sub(r"<(script|style|svg|pre)\b.*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL)
+    labels = re.findall(r'(?:alt|title|aria-label)="([^"]*)"', page)
+    return re.findall(r"(?:\S+\s+){0,3}\bimages?\b", " ".join([text, *labels]))
+
+
 @pytest.mark.usefixtures("sequence_kind")
 def test_another_kind_of_data_goes_through_the_whole_pipeline(tmp_path):
     """Then the four sentences on what another method, another kind and the first kind again cost."""
@@ -37,6 +45,8 @@ def test_another_kind_of_data_goes_through_the_whole_pipeline(tmp_path):
     assert {"knn_validation", "spread", "rankme"} <= set(trained["last"])
     page = (folder / "report/index.html").read_text()
     assert "hidden_number" in page and "data:image/png" in page, "thumbnails"
+    for text in (page, (folder / "report/map.html").read_text()):
+        assert "sequences" in text and said_of_images(text) == [], "words for another kind"
     length = load(folder / "params.yaml").data.of("sequence").length
     program = torch.export.load(folder / "models/backbone/backbone.pt2").module()
     assert program(torch.zeros(3, length, dtype=torch.int64)).shape == (3, 16)

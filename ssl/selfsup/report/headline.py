@@ -80,7 +80,7 @@ def _against_majority(scores: Scores, metrics: dict[str, Metric], name: str) -> 
         return ""
     answer, one = scores.balance.get("commonest", ""), metrics[MAJORITY]
     return (
-        f"{name} does not beat the majority class: answering “{answer}” for every image is right for "
+        f"{name} does not beat the majority class: answering “{answer}” for every sample is right for "
         f"{with_unit(one.value, one.unit)}; {name} differs by {lead(difference, one.unit)}, {beyond(difference)}."
     )
 

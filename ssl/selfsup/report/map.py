@@ -92,7 +92,7 @@ def page(
         "side": side,
     }
     note = "" if importlib.util.find_spec("umap") else HOW_TO_GET_UMAP
-    return render("map.html", title=title, data=data, sheet=sheet, count=len(shown), note=note)
+    return render("map.html", title=title, data=data, sheet=sheet, count=len(shown), noun=test.data.noun, note=note)
 
 
 def colouring(groups: Sequence[str], of: np.ndarray, colours: int) -> dict[str, Any]:

@@ -70,12 +70,13 @@ def contents(params: Params, inputs: Inputs) -> dict[str, Any]:
         "colours": charts.COLOURS,
         "data_name": test.data.title,
         "extent": test.data.extent,
+        "noun": test.data.noun,
         "classes": train.classes,
         "counts": {"training": train.samples, "test": test.samples},
         "headline": headline(scores, name) or unlabelled_headline(scores, dict(free), names),
         "alarm": run.get("alarm"),
         "run": run,
-        "facts": facts(run),
+        "facts": facts(run, test.data.noun),
         "missing": inputs.missing,
         "not_run": [(one.title, one.why_not) for one in scores if one.why_not],
         "notes": [
@@ -83,7 +84,7 @@ def contents(params: Params, inputs: Inputs) -> dict[str, Any]:
             *sections.notes(scores),
             *sections.left_out(scores, inputs.missing, names),
         ],
-        **judged(scores, names, train.classes),
+        **judged(scores, names, train.classes, test.data.noun),
         "curves": charts.curves(read_curves(Path("plots/pretrain.csv"))),
         "free": free,
         "maps": maps(places, test, params.seed),
@@ -103,15 +104,15 @@ def all_scores(params: Params, inputs: Inputs) -> list[Scores]:
     return [read_scores(one, params.method, origin[one.name]) for one in listed]
 
 
-def judged(scores: Sequence[Scores], names: dict[str, str], classes: Sequence[str]) -> dict[str, Any]:
-    """The template's names that show what protocols found."""
+def judged(scores: Sequence[Scores], names: dict[str, str], classes: Sequence[str], noun: str) -> dict[str, Any]:
+    """The template's names that show what protocols found; `noun` is what samples are called."""
     rows, found = tables(scores)
     predicted = sections.with_predictions(scores)
     return {
         "rows": rows,
         "tables": found,
         "groups": sections.groups,
-        "balance": sections.balance_note(scores, rows),
+        "balance": sections.balance_note(scores, rows, noun),
         "dots": sections.dots(scores, names),
         "choices": sections.choices(scores),
         "label_curves": sections.label_curves(scores, names),
@@ -143,8 +144,8 @@ def unlabelled_headline(
     return [f"No accuracy to report: {why}.", f"Effective rank of the features: {ranks}."]
 
 
-def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
-    """The figures of the run from the metrics files, as names and texts for readers."""
+def facts(run: dict[str, Any], noun: str) -> list[tuple[str, str]]:
+    """The figures of the run from the metrics files, as names and texts for readers; `noun` names samples."""
     kinds: dict[str, tuple[str, Callable[[Any], str]]] = {
         "method": ("method", str),
         "backbone": ("backbone", str),
@@ -153,7 +154,7 @@ def facts(run: dict[str, Any]) -> list[tuple[str, str]]:
         "steps": ("steps", "{:,}".format),
         "loss": ("last loss", "{:.4g}".format),
         "seconds": ("time", duration),
-        "images_per_second": ("images/s", "{:,.0f}".format),
+        "images_per_second": (f"{noun}/s", "{:,.0f}".format),
         "device": ("device", str),
         "world_size": ("processes", str),
     }

@@ -207,7 +207,7 @@ def lead(difference: Difference, unit: Unit) -> str:
 def beyond(difference: Difference) -> str:
     """Whether a difference is more than its spread, in words."""
     if not np.isfinite(difference.spread):
-        return "of a single test image, which has no spread"
+        return "of a single test sample, which has no spread"
     return "more than the spread" if difference.exceeds else "within the spread"
 
 

@@ -42,8 +42,8 @@ def groups(columns: Sequence[Column]) -> list[tuple[str, int]]:
     return [(name, len(list(own))) for name, own in itertools.groupby(columns, lambda column: column.group)]
 
 
-def balance_note(scores: Sequence[Scores], rows: Sequence[str]) -> list[str]:
-    """What the majority row is, and where classes are uneven, what class-balanced accuracy is."""
+def balance_note(scores: Sequence[Scores], rows: Sequence[str], noun: str) -> list[str]:
+    """What the majority row is, and where classes are uneven, what class-balanced accuracy is; `noun` names samples."""
     facts = next((one.balance for one in scores if one.balance), None)
     if facts is None:
         return []
@@ -51,14 +51,14 @@ def balance_note(scores: Sequence[Scores], rows: Sequence[str]) -> list[str]:
     if MAJORITY in rows:
         lines.append(
             f"Majority class: the answer “{facts['commonest']}”, the commonest class of the training and validation "
-            "labels, for every image and in every column of accuracies. Its ± is over test images."
+            f"labels, in every column of accuracies. Its ± is over test {noun}."
         )
     if facts["uneven"]:
         line = uneven_line(facts)
         lines.append(
             f"{line[0].upper()}{line[1:]} (more than {RATIO} to 1). Balanced: class-balanced accuracy, the mean of the "
             f"accuracies within each of the {facts['test']['classes']} classes of the test split. Its ± and its spread "
-            "take the images of each class as a sample of their own."
+            f"take the {noun} of each class as a sample of their own."
         )
     return lines
 
