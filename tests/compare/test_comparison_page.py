@@ -435,6 +435,18 @@ def test_measured_times_of_protocols_stand_with_the_costs(tmp_path, five):
     assert "latency" in (tmp_path / "times.csv").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_costs_that_are_not_judged_stand_with_the_costs(five):
+    def metrics(run):
+        return {"mflops": Metric(1.25 + run.seed, "million FLOPs", "none", judged=False)}
+
+    costly = with_metrics(five, "size", "size", metrics)
+    tree = reading.read(page.html(costly, judge(costly), no_images))
+    table = headed(tree, "What did it cost?")
+    assert "size: million FLOPs" in table.text
+    assert reading.rows(table)["byol"][-1] == "2.25" and reading.rows(table)["mae"][-1] == "1.75"
+
+
 def test_costs_are_means_over_seeds(five, tree):
     table = reading.rows(headed(tree, "What did it cost?"))
     assert table["byol"] == [

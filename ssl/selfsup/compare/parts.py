@@ -11,7 +11,7 @@ from selfsup.compare import cells, differences, pictures
 from selfsup.compare.comparison import Comparison, Conditions, Run
 from selfsup.compare.judgement import Block, Column, Judgement
 from selfsup.compare.pictures import Interval, Point, Style, shown
-from selfsup.evaluation.result import Plot
+from selfsup.evaluation.result import Metric, Plot
 from selfsup.features.store import MAJORITY
 from selfsup.report.scores import UNITS
 
@@ -77,7 +77,7 @@ def of_block(block: Block, look: Mapping[str, Style], show: differences.Show) ->
         label_curves=label_curves(block, look),
         plots=plots(runs, look),
         cost=score_over_time(headlines, runs, look),
-        costs=costs(block, runs),
+        costs=costs(runs),
         training=training(runs, look),
         losses=losses(runs, look),
         classes=differences.by_class(runs, predicting),
@@ -293,26 +293,37 @@ def score_over_time(headlines: Sequence[Column], runs: Sequence[Run], look: Mapp
     return Figure(f"{column.group} over time", drawn, caption)
 
 
-def costs(block: Block, runs: Sequence[Run]) -> Costs:
-    """Means over seeds of what the runs cost, and the measured figures of protocols."""
+def costs(runs: Sequence[Run]) -> Costs:
+    """Means over seeds of what the runs cost, and the measured and unjudged figures of protocols."""
     own: dict[str, list[Run]] = {}
     for run in runs:
         own.setdefault(run.row, []).append(run)
     read = {row: {name: _mean(each, name) for name in COSTS} for row, each in own.items()}
     names = [name for name in COSTS if any(values[name] is not None for values in read.values())]
-    measured = [column for column in block.columns if cells.measured(column.protocol, column.unit)]
+    figures: dict[str, dict[str, list[Metric]]] = {}  # by title, then by row
+    for run in runs:
+        for protocol, found in run.found.items():
+            for metric in found.results["method"].metrics.values() if "method" in found.results else ():
+                if not metric.judged or cells.measured(protocol, metric.unit):
+                    figures.setdefault(f"{found.title}: {metric.title}", {}).setdefault(run.row, []).append(metric)
     rows: dict[str, list[tuple[str, float] | None]] = {}
     for row, values in read.items():
         line = [None if (value := values[name]) is None else (_words(value, COSTS[name][1]), value) for name in names]
-        scores = [(column, column.scores.get(row)) for column in measured]
-        line += [None if one is None else (cells.number(one.mean, column.unit), one.mean) for column, one in scores]
-        rows[row] = line
+        rows[row] = line + [_mean_of(by_row.get(row, [])) for by_row in figures.values()]
     devices = sorted({_device(run) for run in runs if "device" in run.times})
     note = f"Measured on: {'; '.join(devices)}." if devices else ""
     if len(devices) > 1:
         note += " Times of different devices cannot be compared."
     titles = [COSTS[name][0] for name in names]
-    return Costs([*titles, *(f"{one.group}: {one.title}" for one in measured)], rows, note)
+    return Costs([*titles, *figures], rows, note)
+
+
+def _mean_of(metrics: Sequence[Metric]) -> tuple[str, float] | None:
+    """The mean as a text and a number; None of none."""
+    if not metrics:
+        return None
+    value = float(np.mean([one.value for one in metrics]))
+    return cells.number(value, metrics[0].unit), value
 
 
 def _device(run: Run) -> str:
