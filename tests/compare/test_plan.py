@@ -139,6 +139,8 @@ def test_rows_are_the_methods_that_are_asked_for(project):
         (lambda _: planned("methods", [0, 1, 0]), "--seeds: names a seed twice, got 0 1 0; remove one"),
         (lambda _: planned("methods", [0], setup="digts"), "setups/: unknown 'digts'; did you mean digits? Known: "),
         (lambda _: planned("methods", [0], more=("views.flop=1",)), "-S views.flop=1: params.yaml has no views.flop; "),
+        (lambda _: planned("methods", [0], more=("seed=3",)), "-S seed=3: a comparison sets this for each run; use"),
+        (lambda _: planned("methods", [0], more=("method=mae",)), "-S method=mae: a comparison sets this for each "),
         (lambda _: planned("methods", [0], more=("views.flip=[",)), "-S views.flip=[: Invalid `--set-param` value; "),
         (lambda _: planned("methods", [0], more=("views.flip=2",)), "-S: views.flip: input should be less than or"),
         (lambda _: plan.of_methods(plan.read(ROOT, "temperature"), ["moco"]), "--methods: the rows of this comparison"),

@@ -151,9 +151,14 @@ def cells(root: Path, name: str, plan: Plan, more: Sequence[str] = ()) -> list[C
     """Every experiment of a comparison, checked, seed by seed. `more` are overrides in the form of `dvc exp run -S`.
 
     They come after the set-up, and before what the comparison varies. Raises `UserError`, which names the file, for a
-    setting that is not a valid change of params.yaml, for settings that are the same, and for a seed named twice.
+    setting that is not a valid change of params.yaml, for settings that are the same, for a seed named twice, and for
+    an override of the seed or of what the rows are.
     """
     file = f"{FOLDER}/{name}.yaml"
+    instead = {"seed": "--seeds", **({"method": "--methods"} if plan.methods else {})}
+    for word in more:
+        if option := instead.get(_key(word)):
+            raise UserError(f"-S {word}: a comparison sets this for each run; use {option} instead")
     before = start(root, plan, more)
     if len(set(plan.seeds)) < len(plan.seeds):
         raise UserError(f"--seeds: names a seed twice, got {' '.join(map(str, plan.seeds))}; remove one")
@@ -199,7 +204,7 @@ def overridden(values: Overlay, words: Sequence[str]) -> Overlay:
     if not words:
         return values
     for word in words:
-        key = word.lstrip("+~").partition("=")[0]
+        key = _key(word)
         if not word.startswith("+") and not _has(values, key):
             raise UserError(f"-S {word}: params.yaml has no {key}; correct the name")
     with tempfile.TemporaryDirectory() as folder:
@@ -207,6 +212,11 @@ def overridden(values: Overlay, words: Sequence[str]) -> Overlay:
         path.write_text(json.dumps(values))
         override(path, words)
         return json.loads(path.read_text())
+
+
+def _key(word: str) -> str:
+    """The name of the parameter in an override such as `++views.flip=0.5`."""
+    return word.lstrip("+~").partition("=")[0]
 
 
 def _has(values: Any, key: str) -> bool:
