@@ -35,6 +35,9 @@ class Places:
     def listing(self, total: str) -> dict[str, str]:
         return {path.name: str(path.relative_to(self.folder)) for path in self.path(total).iterdir() if path.is_file()}
 
+    def has(self, total: str | None) -> bool:
+        return total is not None and self.path(total).exists()
+
     def place(self, total: str, target: Path) -> Path:
         return Path(shutil.copytree(self.path(total), target))
 
@@ -104,3 +107,8 @@ def test_what_the_cache_lost_is_named_with_the_remedy(project):
     (project / "metrics/times/pretrain.json").unlink()
     with pytest.raises(UserError, match=r"^odd-yam: DVC's cache does not have its figures \(.*\); `dvc fetch`"):
         gather.run(project, experiment(), "simclr", Places(project), values())
+
+
+def test_features_that_the_cache_lost_are_named_with_the_remedy(project):
+    with pytest.raises(UserError, match=r"^odd-yam: DVC's cache does not have its features/pretrained; `dvc fetch`"):
+        gather.run(project, experiment(), "simclr", Places(project), values(), ["features.tolerance"])

@@ -242,6 +242,8 @@ def _readings(one: Experiment, cache: Cache, wanted: Sequence[str]) -> dict[str,
     made = one.made
     with tempfile.TemporaryDirectory() as scratch:
         for path in ("features/pretrained", "data/shards"):
+            if not cache.has(made.get(path)):
+                raise UserError(f"{one.name}: DVC's cache does not have its {path}; `dvc fetch`")
             cache.place(made[path], Path(scratch, path))
         values = of_features(Path(scratch), parameters(one))
     return {f"features.{name}": value for name, value in values.items()}
