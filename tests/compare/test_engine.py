@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from selfsup.compare import run
+from selfsup.compare import gather, jobs, run
 from selfsup.compare.jobs import DONE, QUEUED
 from selfsup.errors import UserError
 from tests.compare import project
@@ -110,6 +111,26 @@ def working(folder: Path) -> list[str]:
     return found
 
 
+def test_parameters_that_were_edited_after_a_run_do_not_change_what_it_is(root, monkeypatch):
+    byol = ["--methods", "byol", "--seeds", "0"]
+    before = asked(root, *byol).jobs[0].found
+    edited = replace(before, values={**before.values, "method": "moco", "seed": 9})
+    monkeypatch.setattr(gather, "experiments", lambda _: [edited])
+    (found,) = run.collected(asked(root, *byol)).runs
+    assert (found.method, found.seed, list(found.found), found.skipped) == ("byol", 0, ["knn"], {})
+    assert found.command == "dvc exp run evaluate -S method=byol"
+
+
+def test_a_run_on_data_that_changed_meanwhile_is_not_shown(root):
+    found = asked(root, "--methods", "byol", "simclr", "--seeds", "0")
+    byol = found.jobs[0]
+    byol.wanted = replace(byol.wanted, given={**byol.wanted.given, "data/watched.txt": "other"})
+    jobs.Runner(found.project, found.cache, 1, print)._check(byol)
+    assert byol.state == jobs.FAILED and byol.reason.startswith("not what was asked for: ")
+    comparison = run.collected(found)
+    assert [one.row for one in comparison.runs] == ["simclr"] and comparison.absent[0].reason == byol.reason
+
+
 def test_the_leaderboard_has_every_run_of_this_data(root):
     args = run.options(root).parse_args(["--leaderboard"])
     comparison = run.leaderboard_of(root, args, "the command")
@@ -121,13 +142,17 @@ def test_the_leaderboard_has_every_run_of_this_data(root):
         run.leaderboard_of(root, run.options(root).parse_args(["--leaderboard", "-S", "data.limit=50"]), "c")
 
 
-def test_a_comparison_that_another_process_makes_is_refused(root, monkeypatch):
+def test_a_comparison_that_another_process_makes_is_refused_and_shown_so_far(root, monkeypatch, capsys):
     from selfsup.compare import workspace
 
     monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["run", *METHODS])
-    with workspace.held(root / workspace.PLACE / "methods.lock"), pytest.raises(UserError, match=r"^methods: another"):
+    with workspace.held(root / workspace.PLACE / "methods.lock"):
+        monkeypatch.setattr(sys, "argv", ["run", *METHODS])
+        with pytest.raises(UserError, match=r"^methods: another process is making this comparison"):
+            run.main()
+        monkeypatch.setattr(sys, "argv", ["run", *METHODS, "--done"])
         run.main()
+    assert capsys.readouterr().out == "comparison: compare/methods/index.html\n"
 
 
 def test_without_dvc_or_git_one_line_says_what_to_do(root, tmp_path, monkeypatch):

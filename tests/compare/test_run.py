@@ -3,18 +3,21 @@
 import io
 import os
 import signal
+import sys
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from selfsup.compare import estimate, git, jobs, plan, progress, run, setup
+from selfsup.compare import estimate, git, jobs, measure, plan, progress, run, setup
 from selfsup.compare.jobs import DONE, FAILED, QUEUED, RUNNING, STOPPED, Job, look, reason
 from selfsup.compare.leaderboard import differing
 from selfsup.compare.locks import Project
 from selfsup.compare.plan import Cell
 from selfsup.errors import UserError
-from tests.helpers import ROOT, SMALL, values
+from selfsup.task import Progress
+from tests.helpers import ROOT, SMALL, params, values
 
 BASE = setup.base_of(ROOT)
 
@@ -164,6 +167,25 @@ def test_a_request_to_stop_is_passed_on_and_nothing_else_is_started(number, ende
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_under_nohup_a_closed_terminal_stops_nothing(handler):
+    before, stop = signal.signal(signal.SIGHUP, handler), threading.Event()
+    try:
+        with jobs.stopping(stop) as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.is_set() == bool(request) == (handler == signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("row", ["0..1", "+", "x" * 300, "a@{b", "size, large", ".hidden.lock"])
+def test_every_row_has_a_name_that_git_and_dvc_take(row):
+    wanted = Project(ROOT, git.snapshot(ROOT)).wanted(BASE)
+    name = run.job(BASE, Cell(row, "", row, row, 3, BASE), wanted).name
+    git.git(ROOT, "check-ref-format", f"refs/exps/ab/cd/{name}")
+    assert name[0].isalnum() and len(name) < 100 and "-s3-" in name
+
+
 @pytest.mark.parametrize(
     ("given", "count", "expected"),
     [({}, 1, "8"), ({}, 3, "2"), ({"NPROC": "2"}, 2, "2"), ({"OMP_NUM_THREADS": "5"}, 4, "5"), ({}, 20, "1")],
@@ -190,6 +212,13 @@ def test_rows_of_other_data_or_methods_of_another_budget_are_refused():
     fewer = project.wanted(setup.merged(byol.values, {"data": {"limit": 100}}))
     with pytest.raises(UserError, match=r"^simclr and byol differ in data, "):
         run.comparable(one, [simclr, byol], [wanted[0], fewer])
+
+
+def test_the_leaderboard_leaves_out_nothing_that_is_asked_for(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["run", "--leaderboard", "--seeds", "0"])
+    with pytest.raises(UserError, match=r"^--seeds: the leaderboard has every experiment of the data set; leave"):
+        run.main()
 
 
 def test_the_leaderboard_says_in_what_recipes_differ():
@@ -222,6 +251,34 @@ def test_an_estimate_has_time_memory_and_disk_of_every_row_and_what_is_shared(hu
     )
     assert text[-2].endswith("2 of 5 runs are done already.") and text[-1] == "A note."
     assert not [path for path in tmp_path.iterdir() if path.name in ("data", "models", "features", "metrics")]
+
+
+@pytest.mark.parametrize("per_epoch", [2, 100])
+def test_the_time_of_a_step_is_told_apart_from_that_of_a_sweep(per_epoch, tmp_path, monkeypatch):
+    """Steps of 1 s, and a sweep of 10 s before every second epoch, by a clock of the test's."""
+    clock = [0.0]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(measure.time, "monotonic", lambda: clock[0])
+
+    def spend(seconds: float) -> None:
+        clock[0] += seconds
+
+    def train(task, *_) -> None:
+        for step in range(1_000):
+            if step % per_epoch == 0:
+                task.start_epoch(Progress(step, 1_000, per_epoch), None)
+            spend(1)
+            task.after_step({}, None)
+
+    def start_epoch(progress, _) -> None:
+        spend(10 if progress.epoch % 2 == 0 else 0)
+
+    monkeypatch.setattr("selfsup.training.loop.train", train)
+    monkeypatch.setattr("selfsup.training.probe.knn_probe", lambda *_: None)
+    task = SimpleNamespace(start_epoch=start_epoch, after_step=lambda *_: None)
+    block = SimpleNamespace(every=2, optimizer=None)
+    found = measure.trained(task, params(), block, {"train": None, "validation": None})
+    assert found == {"step": 1.0, "sweep": 10.0, "reading": 0.0}
 
 
 def test_a_method_that_cannot_be_measured_says_why(tmp_path, monkeypatch):

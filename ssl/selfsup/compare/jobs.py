@@ -43,7 +43,6 @@ class Job:
     ended: float | None = None
     found: Experiment | None = None
     log: Path | None = None
-    restored: bool = False  # the training came out of DVC's cache
 
     @property
     def seconds(self) -> float:
@@ -151,9 +150,11 @@ class Runner:
         why = "it left no dvc.lock"
         if job.found is not None:
             why = locks.differs(job.found.lock, job.wanted, self.cache.listing) or ""
-        job.state, job.reason = (
-            (FAILED, f"not what was asked for: {why}; run the same command again") if why else (DONE, "")
-        )
+        if not why:
+            job.state = DONE
+            return
+        job.found, job.reason = None, f"not what was asked for: {why}; run the same command again"
+        job.state = FAILED
 
 
 def environment(count: int) -> dict[str, str]:
@@ -173,14 +174,19 @@ def dvc_command() -> str:
 
 @contextlib.contextmanager
 def stopping(stop: threading.Event) -> Iterator[list[int]]:
-    """Set `stop` at the first Ctrl-C or SIGTERM, and yield the list that the signal's number is put into."""
+    """Set `stop` at Ctrl-C, SIGTERM or SIGHUP, and yield the list that the signal's number is put into.
+
+    SIGHUP stays ignored where it was, so that under `nohup` the runs outlive their terminal.
+    """
     request: list[int] = []
 
     def note(number: int, _: object) -> None:
         request.append(number)
         stop.set()
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     main = threading.current_thread() is threading.main_thread()
     before: Mapping[int, object] = {number: signal.signal(number, note) for number in numbers} if main else {}
     try:

@@ -71,13 +71,17 @@ def trained(task: Any, params: Any, block: Any, splits: Mapping[str, Any]) -> di
     from selfsup.training.probe import knn_probe
 
     ends: list[float] = []
-    sweeps: list[float] = []
+    sweeps: list[float] = []  # of the epochs that have one
+    spent: list[tuple[float, float]] = []  # by epoch: when its first step began, and the seconds until then
+    every = getattr(block, "every", 1)
     begin, after, start = time.monotonic(), task.after_step, task.start_epoch
 
-    def start_epoch(*given: Any) -> Any:
+    def start_epoch(progress: Any, *given: Any) -> Any:
         now = time.monotonic()
-        found = start(*given)
-        sweeps.append(time.monotonic() - now)
+        found = start(progress, *given)
+        spent.append((time.monotonic(), time.monotonic() - now))
+        if progress.epoch % every == 0:
+            sweeps.append(spent[-1][1])
         return found
 
     def after_step(*given: Any) -> None:
@@ -99,7 +103,8 @@ def trained(task: Any, params: Any, block: Any, splits: Mapping[str, Any]) -> di
         now = time.monotonic()
         probe(task.encoder())
         reading = time.monotonic() - now
-    step = (counted[-1] - counted[0] - sum(sweeps[1:])) / max(1, len(counted) - 1)
+    between = sum(took for at, took in spent if counted[0] < at <= counted[-1])
+    step = (counted[-1] - counted[0] - between) / max(1, len(counted) - 1)
     return {"step": step, "sweep": statistics.mean(sweeps) if sweeps else 0.0, "reading": reading}
 
 

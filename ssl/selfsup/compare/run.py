@@ -19,7 +19,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selfsup.compare import gather, git, locks, plan, setup, workspace
@@ -113,7 +113,7 @@ def _name(root: Path, file: Path | None) -> str:
 def job(base: Mapping[str, object], cell: Cell, wanted: Wanted) -> Job:
     """The run of a cell. Its name is for readers: it is found again by what dvc.lock says."""
     key = wanted.digest()
-    row = re.sub(r"[^\w.]+", "-", cell.row).strip("-.")
+    row = re.sub(r"[^\w.]+|\.\.+", "-", cell.row)[:60].strip("-.") or "row"  # git takes neither `..` nor 256 bytes
     name = f"{row}-s{cell.seed}-{key[:6]}"
     return Job(cell, wanted, list(setup.changes(base, cell.values)), name, key, shared(wanted).digest())
 
@@ -127,12 +127,14 @@ def shared(wanted: Wanted) -> Wanted:
 
 def comparable(asked: Plan, cells: Sequence[Cell], wanted: Sequence[Wanted]) -> None:
     """Raise `UserError` where rows differ in data, or methods in their budget: they must not be ranked together."""
-    for what, differing in (
-        ("data", [one.given[path] for one in wanted for path in ("data/watched.txt",)]),
+    must = [
+        ("data", [one.given["data/watched.txt"] for one in wanted]),
         ("data", [one.given["data/needs/shards.json"] for one in wanted]),
-        ("budget (`pretrain`)", [str(cell.values["pretrain"]) for cell in cells] if asked.methods else []),
-    ):
-        for cell, one in zip(cells, differing, strict=False):
+    ]
+    if asked.methods:
+        must.append(("budget (`pretrain`)", [str(cell.values["pretrain"]) for cell in cells]))
+    for what, differing in must:
+        for cell, one in zip(cells, differing, strict=True):
             if one != differing[0]:
                 raise UserError(
                     f"{cells[0].row} and {cell.row} differ in {what}, so their figures must not be ranked together; "
@@ -174,8 +176,10 @@ def collected(asked: Asked) -> Comparison:
         if one.found is None:
             absent.append(Absent(cell.row, cell.seed, one.reason or NOT_YET))
             continue
+        # dvc.lock shows that it was run with the cell's parameters. Its params.yaml may list more, or was edited after.
+        as_asked = replace(one.found, values=cell.values)
         try:
-            runs.append(gather.run(root, one.found, cell.row, asked.cache, asked.base, readings))
+            runs.append(gather.run(root, as_asked, cell.row, asked.cache, asked.base, readings))
         except UserError as error:
             absent.append(Absent(cell.row, cell.seed, str(error)))
     if not runs:
@@ -216,7 +220,9 @@ def write(root: Path, comparison: Comparison) -> Path:
     """Judge the comparison and write its page; the page's path."""
     from selfsup.compare import judge, page  # late: they import what draws
 
-    return page.write(comparison, judge.judge(comparison), root / plan.FOLDER / comparison.name, root)
+    judgement = judge.judge(comparison)
+    with workspace.held(root / workspace.PLACE / f"{comparison.name}.page.lock", wait=True):
+        return page.write(comparison, judgement, root / plan.FOLDER / comparison.name, root)
 
 
 def main() -> None:
@@ -228,6 +234,9 @@ def main() -> None:
         raise UserError(f"--jobs {args.jobs}: must be 1 or more")
     command = shlex.join(["python", "compare/run.py", *sys.argv[1:]])
     if args.leaderboard:
+        for name in ("methods", "seeds", "protocols"):
+            if getattr(args, name):
+                raise UserError(f"--{name}: the leaderboard has every experiment of the data set; leave --{name} out")
         print(f"leaderboard: {write(root, leaderboard_of(root, args, command))}")
         return
     asked = ask(root, args, command)
@@ -236,15 +245,19 @@ def main() -> None:
 
         print(estimate(asked.cache, asked.jobs, asked.known, ready(asked), args.jobs))
         return
+    if args.done:  # also while another process runs what is missing
+        print(f"comparison: {write(root, collected(asked))}")
+        return
     try:
         with workspace.held(root / workspace.PLACE / f"{asked.name}.lock"):
-            if not args.done:
-                execute(asked, args.jobs)
+            execute(asked, args.jobs)
             print(f"comparison: {write(root, collected(asked))}")
     except workspace.InUse:
-        raise UserError(f"{asked.name}: another process is making this comparison; wait for it, or stop it") from None
+        raise UserError(
+            f"{asked.name}: another process is making this comparison; wait, or stop it; --done shows what is done"
+        ) from None
     failed = [one for one in asked.jobs if one.state not in (DONE, QUEUED)]
-    if failed and not args.done:
+    if failed:
         first = failed[0]
         raise UserError(
             f"{len(failed)} of {len(asked.jobs)} runs failed; the first is {first.cell.title}: {first.reason}; fix it, "

@@ -35,16 +35,17 @@ class InUse(Exception):
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[int]:
+def held(path: Path, wait: bool = False) -> Iterator[int]:
     """Hold the lock `path`, and yield its descriptor; a child that inherits it holds the lock with us.
 
-    Raises `InUse`. The lock is free when the last process that has the descriptor ends, however it ends.
+    Where another process has it, waits if asked to, else raises `InUse`. The lock is free when the last process that
+    has the descriptor ends, however it ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(number, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise InUse from None
         yield number
