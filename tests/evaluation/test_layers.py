@@ -95,6 +95,13 @@ def test_the_best_layer_is_chosen_on_validation_and_equal_readings_give_the_deep
         assert [y for _, y in result.plots[name].points] == [row[column + 1] for row in rows]
 
 
+def test_features_of_layers_lie_in_the_working_folder_and_are_gone_afterwards(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "memory"))
+    assert layers.run(backbone(), frozen.images(), frozen.LABELS, PARAMS, 0).metrics
+    assert [*tmp_path.rglob("*")] == [tmp_path / ".cache"]
+
+
 def test_each_image_is_encoded_once():
     images, seen = frozen.images(), []
     net = backbone()

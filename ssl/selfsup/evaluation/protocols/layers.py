@@ -9,9 +9,10 @@ probes", arXiv:1610.01644.
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ NEEDS = {"encoder", "images", "labels"}
 OUTPUT = "output"
 METHODS = {"linear": "linear probe", "knn": "kNN"}
 READ = ("validation", "test")
+PLACE = Path(".cache")  # the system's folder for temporary files may lie in memory
 
 
 class Params(Strict):
@@ -47,7 +49,8 @@ def run(encoder: nn.Module, images: ImageSplits, labels: Splits, params: Params,
     """
     judged: dict[str, dict[str, Result]] = {name: {} for name in METHODS}
     lines = []
-    with tempfile.TemporaryDirectory(prefix="selfsup-layers-") as folder:
+    PLACE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="layers-", dir=PLACE) as folder:
         for number, (layer, features) in enumerate(encoded(encoder, images, Path(folder)).items(), 1):
             own = {
                 "linear": linear.run(features, labels, linear.Params(c=params.c), seed),
@@ -86,16 +89,21 @@ def encoded(encoder: nn.Module, images: ImageSplits, folder: Path) -> dict[str, 
 
 
 def _of_split(encoder: nn.Module, images: Images, folder: Path) -> dict[str, np.ndarray]:
-    """Float32 [N C] of every layer, mapped from a file in `folder`."""
+    """Float32 [N C] of every layer, mapped from a file in `folder`. Raises `OSError`: disk full."""
     folder.mkdir()
-    arrays: dict[str, np.ndarray] = {}
-    for ids, views in images.batches():
-        for layer, x in layers_of(encoder, views).items():
-            if layer not in arrays:
-                path = folder / f"{len(arrays)}.npy"
-                arrays[layer] = np.lib.format.open_memmap(path, "w+", np.float32, (len(images), x.shape[1]))
-            arrays[layer][ids.numpy()] = x.float().cpu().numpy()
-    return arrays
+    files: dict[str, Any] = {}
+    widths: dict[str, int] = {}
+    with ExitStack() as opened:  # files are written, not mapped: a full disk kills a process that writes to a map
+        for _, views in images.batches():
+            for layer, x in layers_of(encoder, views).items():
+                if layer not in files:
+                    files[layer] = opened.enter_context((folder / str(len(files))).open("wb"))
+                    widths[layer] = x.shape[1]
+                files[layer].write(np.ascontiguousarray(x.float().cpu().numpy()).data)
+    return {
+        layer: np.memmap(file.name, np.float32, "r", shape=(len(images), widths[layer]))
+        for layer, file in files.items()
+    }
 
 
 def layers_of(encoder: nn.Module, views: Tensor) -> dict[str, Tensor]:
