@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from selfsup.data.loader import open_split
 from selfsup.evaluation import kept, protocols
 from selfsup.evaluation.folder import read as read_folder
 from selfsup.evaluation.result import flat
-from selfsup.evaluation.run import insufficient, of_names
+from selfsup.evaluation.run import insufficient, judge, of_names, read_inputs
 from selfsup.features.store import Splits
 from tests.data.make import class_folders, shards
 from tests.evaluation import workspace
@@ -125,6 +126,13 @@ def test_missing_baselines_are_left_out_and_said(folder, hundred, capsys):
     out = capsys.readouterr().out
     assert "supervised: left out, no time" in out
     assert "pixels: left out" in out
+
+
+def test_rows_to_which_nothing_was_added_have_no_second_line(folder, hundred, capsys):
+    params = workspace.make(folder, hundred, **workspace.quick())
+    protocol, block = protocols.chosen("knn", params.evaluation)
+    judge(replace(protocol, relate=lambda results: results), block, read_inputs(params), 0, constant=False)
+    assert len(lines := capsys.readouterr().out.splitlines()) == 4 and all("top1" in line for line in lines)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

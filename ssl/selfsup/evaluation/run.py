@@ -147,7 +147,8 @@ def judge(
         related = {row: _checked(name, result) for row, result in protocol.relate(results).items()}
         for row, result in related.items():
             added = {key: metric for key, metric in result.metrics.items() if key not in results[row].metrics}
-            print(f"{name}: {row}: {_line(Result(added), uneven)}")
+            if added:
+                print(f"{name}: {row}: {_line(Result(added), uneven)}")
         results = related
     if constant and needs_labels and (rival := majority(labels, results["method"])):
         results[MAJORITY] = rival
