@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from selfsup import methods
-from selfsup.about import FAMILIES
+from selfsup.about import ANY, FAMILIES
 from selfsup.draw import Draw
 from selfsup.errors import UserError
 from selfsup.task import Progress
@@ -48,6 +48,10 @@ def write(tmp_path, monkeypatch):
     yield writer
     for path in tmp_path.glob("*.py"):
         sys.modules.pop(f"selfsup.methods.{path.stem}", None)
+
+
+def test_no_method_of_images_is_left_out():
+    assert set(NAMES) == {name for name, about in methods.declared().items() if about.kind in ("image", ANY)}
 
 
 def test_a_file_with_its_declaration_is_a_method(write):

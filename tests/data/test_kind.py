@@ -301,6 +301,10 @@ def test_a_file_without_its_declarations_is_one_line(tmp_path, monkeypatch, pack
     [
         ("", r"blocks/half\.py: Block missing; a kind of data declares Block"),
         (
+            "from selfsup.blocks.base import KindData\nclass Block(KindData):\n    kind = 'half'\n    reads = ()",
+            r"blocks/half\.py: noun missing; a Block declares kind, noun, reads$",
+        ),
+        (
             "from selfsup.blocks.image import Block",
             r"blocks/half\.py: Block is of the kind 'image'; name it as the file",
         ),

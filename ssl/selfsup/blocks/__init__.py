@@ -17,6 +17,9 @@ from selfsup.errors import UserError
 
 __all__ = ["Data", "GroupTable", "KindData", "Shared", "models", "own_keys", "sources"]
 
+DECLARED = ("kind", "noun", "reads")
+"""The class variables of a kind's `Block`; `blocks.base.KindData` describes them."""
+
 
 @cache
 def models() -> dict[str, type[KindData]]:
@@ -26,6 +29,8 @@ def models() -> dict[str, type[KindData]]:
 
 def _model(kind: str) -> type[KindData]:
     model = kinds.checked("blocks", kind, lambda: import_module(f"selfsup.blocks.{kind}"), ("Block",)).Block
+    if lacking := [name for name in DECLARED if not hasattr(model, name)]:
+        raise UserError(f"blocks/{kind}.py: {', '.join(lacking)} missing; a Block declares {', '.join(DECLARED)}")
     if model.kind != kind:
         raise UserError(f"blocks/{kind}.py: Block is of the kind {model.kind!r}; name it as the file")
     return model
