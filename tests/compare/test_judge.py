@@ -231,6 +231,31 @@ def test_images_of_several_seeds_are_matched_by_name_and_not_by_place(three):
     assert images(own) == 0  # each seed has images of its own, as far as is known
 
 
+def test_images_that_a_protocol_drew_are_matched_by_name(three):
+    """Each seed's figures are of 300 of the same 359 images, and those of the next seed are others."""
+
+    def few(run, found):
+        drawn = np.sort(np.random.default_rng(run.seed).permutation(359)[:300])
+        results = {
+            row: replace(
+                result,
+                metrics={
+                    key: right(one.outcomes[..., drawn], found.label[drawn], one.title)
+                    for key, one in result.metrics.items()
+                    if one.outcomes is not None
+                },
+                drawn=drawn.tolist(),
+            )
+            for row, result in found.results.items()
+        }
+        return replace(found, results=results, image=np.arange(359, dtype=np.uint64) * 1000)
+
+    column = column_of(changed(three, few))
+    straight, found = (one.pair("byol", "simclr").components.images for one in (column_of(three), column))
+    assert found == pytest.approx(straight, rel=0.2)
+    assert "each seed draws its own, of which two seeds share 8" in column.covers
+
+
 def test_what_intervals_cover_is_said(three):
     def named(share):
         return changed(

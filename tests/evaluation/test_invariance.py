@@ -62,6 +62,8 @@ def test_the_seed_draws_images_and_crops_and_nothing_else_does():
     few = invariance.Params(images=10, views=2, crop=0.5)
     once, again, other = (invariance.run(Pixels(), split, few, seed).metrics["lidar"].value for seed in (0, 0, 1))
     assert once == again != other
+    drawn = [invariance.run(Pixels(), split, few, seed).drawn for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2] and len(set(drawn[0])) == 10
 
 
 def test_crops_show_at_least_their_share_of_the_image():

@@ -243,6 +243,8 @@ def test_few_test_images_are_drawn_once_for_all_rows_and_that_is_noted():
     for one in (result, other):
         assert {len(metric.outcomes) for metric in one.metrics.values()} == {20}
         assert all(metric.answers is None and metric.balanced is None for metric in one.metrics.values())
+        assert one.drawn == sorted(set(one.drawn)) and len(one.drawn) == 20
+    assert result.drawn == other.drawn and judged(images=60).drawn is None
     assert result.notes == ["20 of 60 test images are corrupted"]
     assert judged(images=60).notes == []
 

@@ -18,6 +18,7 @@ from selfsup.compare.judgement import Pair
 from selfsup.compare.lines import Line
 from selfsup.compare.statistics import ALPHA, Components
 from selfsup.evaluation.compare import paired
+from selfsup.evaluation.folder import Found
 from selfsup.evaluation.result import Metric
 
 
@@ -118,7 +119,7 @@ def places(pair: Shared, protocol: str) -> list[np.ndarray]:
     """
     sizes = [one.shape[-1] for one, _ in pair.outcomes]
     founds = [pair.first.runs[seed].found[protocol] for seed in pair.seeds]
-    names = [found.image for found in founds if found.image is not None]
+    names = [one for found in founds if (one := _images(found)) is not None]
     if [len(one) for one in names] == sizes:
         return statistics.places(names)
     labels = [found.label for found in founds if found.label is not None]
@@ -128,6 +129,12 @@ def places(pair: Shared, protocol: str) -> list[np.ndarray]:
     if len(set(sizes)) == 1 and (same or not of_images):
         return [np.arange(size) for size in sizes]
     return [np.arange(end - size, end) for end, size in zip(np.cumsum(sizes), sizes, strict=True)]
+
+
+def _images(found: Found) -> np.ndarray | None:
+    """Digests of the test images that outcomes are of, uint64 [N]; None in results without names."""
+    drawn = found.results["method"].drawn
+    return found.image if found.image is None or drawn is None else found.image[drawn]
 
 
 def components(pair: Shared, place: list[np.ndarray] | None) -> Components:
@@ -197,7 +204,7 @@ def covers(tested: Sequence[Test], protocol: str) -> str:
 def _design(pair: Shared, protocol: str) -> str:
     """Whether the seeds have the same test images."""
     founds = [pair.first.runs[seed].found[protocol] for seed in pair.seeds]
-    images = [found.image for found in founds if found.image is not None]
+    images = [one for found in founds if (one := _images(found)) is not None]
     if len(images) < len(founds):
         same = len({pair.first.runs[seed].images for seed in pair.seeds}) == 1
         return "all seeds have the same images" if same else "each seed has its own images"

@@ -160,6 +160,8 @@ class Result:
     features: str = "as extracted"  # what was done to the features first
     plots: dict[str, Plot] = field(default_factory=dict)  # by a name of the protocol's
     pictures: dict[str, Picture] = field(default_factory=dict)  # by the name of the file, without the row and .png
+    drawn: list[int] | None = None
+    """Places, among the test images that took part, of those that the outcomes are of, ascending; None: of all."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a name that `flat` cannot keep apart from those that it derives."""

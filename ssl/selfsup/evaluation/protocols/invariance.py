@@ -55,7 +55,8 @@ def run(encoder: nn.Module, images: ImageSplits, params: Params, seed: int) -> R
         {
             "lidar": Metric(round(lidar(features), DIGITS), "LiDAR", unit="none"),
             "alignment": Metric(float(apart.mean()), "alignment", "none", False, error, apart),
-        }
+        },
+        drawn=ids.tolist(),
     )
 
 

@@ -89,7 +89,10 @@ def run(features: Splits, encoder: nn.Module, images: ImageSplits, labels: Split
     points = [(0.0, metrics["clean"].value)]
     points += [(float(s), float(np.mean([hits[n, s].mean() for n in params.corruptions]))) for s in severities]
     plot = Plot("Corrupted images, mean of all corruptions", "severity (0: clean)", "test accuracy", points)
-    return Result(metrics, {"c": choice}, notes, tables, features=logistic.FEATURES, plots={"severity": plot})
+    drawn = np.searchsorted(np.flatnonzero(labels.test >= 0), ids).tolist() if few else None
+    return Result(
+        metrics, {"c": choice}, notes, tables, features=logistic.FEATURES, plots={"severity": plot}, drawn=drawn
+    )
 
 
 def relate(results: dict[str, Result]) -> dict[str, Result]:
