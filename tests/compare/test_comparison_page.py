@@ -344,6 +344,15 @@ def test_runs_of_other_conditions_are_in_a_block_of_their_own(five):
     assert set(differs) == {"budget"} and {*differs["budget"]} == {other.budget, synthetic.CONDITIONS.budget}
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_blocks_that_differ_in_images_alone_say_so(five):
+    runs = [replace(run, images="0123456789") if run.row == "byol" else run for run in five.runs]
+    one = replace(five, runs=runs)
+    tree = reading.read(page.html(one, judge(one), no_images))
+    differs = reading.rows(headed(tree, "Why are there 2 blocks?"))["checksum of the images"]
+    assert len(differs) == 2 and "seed 0: 01234567; seed 1: 01234567; seed 2: 01234567" in differs
+
+
 @pytest.mark.parametrize(
     ("tuned", "words"),
     [

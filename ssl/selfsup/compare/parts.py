@@ -125,7 +125,12 @@ def differing(blocks: Sequence[Block]) -> list[tuple[str, list[str]]]:
     }
     for protocol in dict.fromkeys(name for one in every for name in one.protocols):
         named[f"protocol {protocol}"] = [one.protocols.get(protocol, "not run") for one in every]
-    return [(name, words) for name, words in named.items() if len(set(words)) > 1]
+    found = [(name, words) for name, words in named.items() if len(set(words)) > 1]
+    return found or [("checksum of the images", [_checksums(block.runs) for block in blocks])]
+
+
+def _checksums(runs: Sequence[Run]) -> str:
+    return "; ".join(f"seed {seed}: {images[:8]}" for seed, images in sorted({(run.seed, run.images) for run in runs}))
 
 
 def alarms(comparison: Comparison) -> list[str]:
