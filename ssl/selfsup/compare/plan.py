@@ -96,8 +96,9 @@ def read(root: Path, name: str) -> Plan:
 
 
 def of_methods(plan: Plan, chosen: Sequence[str] | None, where: str = "--methods") -> Plan:
-    """The plan with the chosen methods as settings, None: all; a plan of other settings is returned as it is.
+    """The plan with the chosen methods as settings; a plan of other settings is returned as it is.
 
+    None are all methods that see no labels: the supervised one is a baseline, and would be the best of every table.
     Raises `UserError` for a method that is not known or named twice, and for methods where the plan is of others.
     """
     if not plan.methods:
@@ -107,7 +108,8 @@ def of_methods(plan: Plan, chosen: Sequence[str] | None, where: str = "--methods
     if chosen is None and isinstance(plan.methods, list):
         return plan
     _listed(where, chosen or (), methods.names())
-    settings = {name: {"method": name} for name in chosen or methods.names()}
+    blind = [name for name, about in sorted(methods.declared().items()) if about.family != "with labels"]
+    settings = {name: {"method": name} for name in chosen or blind}
     return plan.model_copy(update={"settings": settings, "methods": list(settings)})
 
 

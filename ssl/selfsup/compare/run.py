@@ -41,7 +41,9 @@ _log = logging.getLogger("selfsup.compare")
 def options(root: Path) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", type=Path, help=f"what is compared; default: {plan.FOLDER}/{plan.METHODS}.yaml")
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", help="default: those of the file, else all")
+    parser.add_argument(
+        "--methods", nargs="+", metavar="METHOD", help="default: those of the file, else all without labels"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="default: those of the file, else 0")
     parser.add_argument("--setup", metavar="NAME", help=f"a file of {setup.FOLDER}/: {', '.join(setup.names(root))}")
     parser.add_argument("--protocols", nargs="+", metavar="PROTOCOL", help="in place of evaluation.protocols")
