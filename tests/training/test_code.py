@@ -1,11 +1,12 @@
 """A checkpoint is resumed by the code it was written by, as far as that decides weights."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from selfsup.imports import PACKAGE
-from selfsup.training.session import code_checksum
+from selfsup.training.session import code_checksum, raw_folder
 
 
 @pytest.mark.parametrize(
@@ -13,7 +14,10 @@ from selfsup.training.session import code_checksum
     [
         (
             "deepcluster",
-            ["features/encode.py", "nn/kmeans.py", "methods/deepcluster.py", "training/loop.py", "views/image/ops.py"],
+            [
+                *("features/encode.py", "nn/kmeans.py", "methods/deepcluster.py", "training/loop.py"),
+                *("features/writer.py", "training/encoders.py", "views/image/ops.py"),
+            ],
             [
                 *("evaluation/protocols/linear.py", "evaluation/protocols/knn.py", "report/page.py"),
                 *("data/sources/image_folder.py", "methods/byol.py"),
@@ -41,4 +45,16 @@ def test_only_code_that_decides_weights_is_in_the_checksum(method, decides, does
         text = (copy / name).read_text()
         (copy / name).write_text(text + "\n# changed\n")
         assert (code_checksum(method, copy) != first) == (name in decides), name
+        (copy / name).write_text(text)
+
+
+def test_raw_features_of_other_code_are_not_continued(tmp_path):
+    copy = tmp_path / "selfsup"
+    shutil.copytree(PACKAGE, copy)
+    split = SimpleNamespace(kind="image", checksum="c", data=SimpleNamespace(read=dict))
+    first = raw_folder(tmp_path, split, copy)
+    for name, other in (("nets/image.py", True), ("views/image/recipe.py", True), ("methods/byol.py", False)):
+        text = (copy / name).read_text()
+        (copy / name).write_text(text + "\n# changed\n")
+        assert (raw_folder(tmp_path, split, copy) != first) == other, name
         (copy / name).write_text(text)

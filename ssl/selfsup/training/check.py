@@ -1,9 +1,10 @@
 """The stage `check`: params.yaml as a whole, before any work, and what the chosen method needs of it."""
 
-from selfsup import methods, needs, nets
+from selfsup import methods, needs, nets, views
 from selfsup.about import ANY
 from selfsup.blocks import models
 from selfsup.config import choose
+from selfsup.data import formats
 from selfsup.errors import UserError
 from selfsup.evaluation import protocols
 from selfsup.nets.fresh import refuse_weights
@@ -24,5 +25,7 @@ def check(params: Params) -> None:
     protocols.blocks(params.evaluation)
     kind, architecture = methods.kind_of(params.method, params), blocks[params.method].backbone
     data = params.data.of(kind)
+    formats.find(kind)  # a kind whose files are not all there fails here, and not after sharding
+    views.find(kind)
     nets.find(kind).check_backbone(params.backbones[architecture], data)
     needs.write(params, kind, architecture)

@@ -29,11 +29,12 @@ _log = logging.getLogger(__name__)
 
 
 def code_checksum(method: str, package: Path = PACKAGE) -> str:
-    """SHA-256 of the code that decides a run's weights, all that this file and the method import.
+    """SHA-256 of the code that decides a run's weights and features: all that this file and the method import.
 
-    A checkpoint of other code is not resumed.
+    What other code left unfinished is not resumed.
     """
-    starts = [package / "training" / Path(__file__).name, package / "methods" / f"{method}.py"]
+    names = ("training/session.py", "training/encoders.py", "features/writer.py", f"methods/{method}.py")
+    starts = [package / name for name in names]
     kind = methods.find(method)[1].about.kind
     files = sorted(closure(starts, {"methods": [method], **choices(kind)}, package))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
@@ -65,7 +66,8 @@ def resume_folder(root: Path, stage: str, params: Params, method: str, architect
 
 def raw_folder(root: Path, split: Split, package: Path = PACKAGE) -> Path:
     """Where the features that are the samples themselves are kept until they are whole, a function of data and code."""
-    files = closure([package / "features" / "writer.py"], choices(split.kind), package)
+    starts = [package / "features" / "writer.py", package / "nets" / "__init__.py"]
+    files = closure(starts, choices(split.kind), package)
     values = {"data": [split.checksum, *split.data.read().values()], "code": digests.of_files(*sorted(files))}
     return _folder(root, "pixels", values)
 

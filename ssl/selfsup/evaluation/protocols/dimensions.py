@@ -60,7 +60,7 @@ def run(features: Splits, labels: Splits, params: Params, seed: int) -> Result: 
     metrics = {"mean": right(np.mean([*reached.values()], axis=0), labels.test, f"mean of {ks[0]} to {ks[-1]}")}
     metrics |= {f"k_{k}": right(hit, labels.test, f"first {k}") for k, hit in reached.items()}
     metrics["k_all"] = right(every, labels.test, "all")
-    metrics["needed"] = Metric(float(min([*enough, width])), "components for 95 % of all", unit="none")
+    metrics["needed"] = Metric(float(min([*enough, width])), "components for 95 % of all", unit="none", judged=False)
     table = Table(["components", "variance", "test accuracy"], [])
     table.rows.extend([k, float(shares[:k].sum()), float(reached[k].mean())] for k in ks if k < width)
     table.rows.append([width, 1.0 if shares.any() else 0.0, float(every.mean())])
