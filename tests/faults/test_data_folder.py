@@ -168,6 +168,8 @@ READ_CLOCKS = {
     ROOT / "ssl/selfsup/data/watch.py",
     # The ages of unfinished runs are printed for a reader.
     ROOT / "ssl/selfsup/training/resume.py",
+    # Which kept results are deleted first: what is deleted is computed again.
+    ROOT / "ssl/selfsup/evaluation/kept.py",
 }
 
 

@@ -10,14 +10,14 @@ def run(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def test_it_writes_one_page_and_nothing_else(tmp_path, unlabelled_shards):
+def test_it_writes_the_page_and_the_map_and_nothing_else(tmp_path, unlabelled_shards):
     workspace.make(tmp_path, unlabelled_shards)
     before = set(tmp_path.rglob("*"))
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     files = {path.relative_to(tmp_path).as_posix() for path in set(tmp_path.rglob("*")) - before if path.is_file()}
-    assert files == {"report/index.html"}
+    assert files == {"report/index.html", "report/map.html"}
 
 
 def test_nothing_to_report_is_one_line(tmp_path):
